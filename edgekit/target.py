@@ -1,0 +1,107 @@
+"""A target: what a device can use, as data. One YAML file a device class, in `edgekit/targets/`."""
+
+import difflib
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from edgekit.errors import RecipeError
+
+FOLDER = Path(__file__).parent / "targets"
+
+RuntimeName = Literal["onnxruntime", "tensorrt", "tensorrt-rtx", "openvino"]
+Precision = Literal["float32", "float16", "bfloat16", "int8"]
+
+
+class IntegerScheme(BaseModel):
+    """How 8-bit integers must be written for a target's kernels to be right and fast.
+
+    Attributes:
+        name: the dialect's name, such as `ort-x86-avx2`.
+        activation: dtype of quantized activations.
+        activation_symmetric: zero points are fixed (0 for int8).
+        weight_bits: 8, or 7 where 8-bit weights would saturate 16-bit sums (u8×s8 without VNNI).
+        per_channel: one weight scale for each output channel.
+        quantize_bias: whether an int32 bias with its own DequantizeLinear is allowed.
+        skip_input_of_add: residual adds are quantized on the skip input only (TensorRT's fusion).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    activation: Literal["uint8", "int8"]
+    activation_symmetric: bool
+    weight_bits: Literal[7, 8] = 8
+    per_channel: bool = True
+    quantize_bias: bool = False
+    skip_input_of_add: bool = False
+
+
+class Target(BaseModel):
+    """A device class: its runtime, what its kernels want, and its meters.
+
+    Attributes:
+        name: the name used in recipes and on the command line.
+        title: what a person calls it.
+        device_class: cpu, gpu or npu.
+        runtime: what runs the model there.
+        build: the engine builder, where one is needed.
+        precisions: what the runtime can compute in, fastest first.
+        int8: the integer scheme, None where the target has no use for int8.
+        channel_multiple: channel counts that its kernels use best are multiples of this.
+        sparsity: sparsity patterns that its kernels can exploit, such as `2:4`.
+        compute_capabilities: for GPUs, such as `8.9`.
+        opset: the ONNX opset to export.
+        threads: CPU threads that its runtime uses unless told otherwise.
+        meters: energy meters to try, best first.
+        notes: facts that a user of this target should know.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    title: str
+    device_class: Literal["cpu", "gpu", "npu"]
+    runtime: RuntimeName
+    build: Literal["tensorrt", "tensorrt-rtx"] | None = None
+    precisions: tuple[Precision, ...]
+    int8: IntegerScheme | None = None
+    channel_multiple: int = Field(default=8, ge=1)
+    sparsity: tuple[str, ...] = ()
+    compute_capabilities: tuple[str, ...] = ()
+    opset: int = Field(default=20, ge=13)
+    threads: int = Field(default=1, ge=1)
+    meters: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@cache
+def names() -> tuple[str, ...]:
+    """Names of the targets that ship with edgekit, sorted."""
+    return tuple(sorted(path.stem for path in FOLDER.glob("*.yaml")))
+
+
+@cache
+def load(name: str) -> Target:
+    """Load a target by name, or from a YAML file of the user's own.
+
+    Args:
+        name: a name from `names()`, or a path that ends in `.yaml`.
+
+    Raises:
+        RecipeError: no such target; the hint names the nearest one.
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
+    if not path.is_file():
+        near = difflib.get_close_matches(name, names(), n=1, cutoff=0.4)
+        guess = f"Did you mean {near[0]!r}? " if near else ""
+        raise RecipeError(
+            f"There is no target {name!r}.", f"{guess}`edgekit targets` lists them all."
+        )
+    try:
+        return Target.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (ValidationError, yaml.YAMLError) as e:
+        raise RecipeError(f"Target file {path} is not valid: {e}", "See docs/targets.md.") from e
