@@ -1,1 +1,1 @@
-""""""
+"""The passes, one file each. `edgekit.passes.base` says what a pass is."""
