@@ -1,9 +1,12 @@
 """How numbers are written: enough digits for their interval, units that a person reads."""
 
 import math
+import unicodedata
 
 TIMES = "\N{MULTIPLICATION SIGN}"
+DASH = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
+_BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _SUFFIX = {"x": TIMES, "": ""}
 _SCALED = {
     "bytes": ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B")),
@@ -19,7 +22,20 @@ def figure_text(
     *,
     signed: bool = False,
 ) -> str:
-    """Write a value and its interval: `0.184 ms [0.181, 0.187]`.
+    """Write a value and its interval on one line: `0.184 ms [0.181, 0.187]`."""
+    main, interval = figure_parts(value, low, high, unit, signed=signed)
+    return f"{main} {interval}".rstrip()
+
+
+def figure_parts(
+    value: float | None,
+    low: float | None,
+    high: float | None,
+    unit: str,
+    *,
+    signed: bool = False,
+) -> tuple[str, str]:
+    """Write a value, and its interval apart: `0.184 ms` and `[0.181, 0.187]`.
 
     A lone upper bound is `≤ 0.31 ms`, a lone lower bound `≥ 0.31 ms`, nothing `unavailable`. Three
     significant digits, more where the interval is so narrow that three would hide it.
@@ -33,25 +49,24 @@ def figure_text(
     """
     known = [v for v in (value, low, high) if v is not None]
     if not known:
-        return "unavailable"
+        return "unavailable", ""
     factor, suffix = _scale(max(abs(v) for v in known), unit)
     digits = _decimals([v * factor for v in known], value is not None)
 
-    def text(v: float | None) -> str:
-        return "?" if v is None else number(v * factor, digits, signed=signed)
+    def text(v: float) -> str:
+        return number(v * factor, digits, signed=signed)
 
-    if value is None and low is not None and high is not None:
-        return f"[{text(low)}, {text(high)}]{suffix}"
     if value is None:
+        if low is not None and high is not None:
+            return f"[{text(low)}, {text(high)}]{suffix}", ""
         bound, sign = (high, "≤") if high is not None else (low, "≥")
-        return f"{sign} {_bound(bound * factor, sign == '≤')}{suffix}" if bound is not None else ""
-    if low is None and high is None:
-        return text(value) + suffix
-    if low is None:
-        return f"{text(value)}{suffix} (≤ {text(high)})"
-    if high is None:
-        return f"{text(value)}{suffix} (≥ {text(low)})"
-    return f"{text(value)}{suffix} [{text(low)}, {text(high)}]"
+        return f"{sign} {_bound((bound or 0.0) * factor, upper=sign == '≤')}{suffix}", ""
+    interval = ""
+    if low is not None and high is not None:
+        interval = f"[{text(low)}, {text(high)}]"
+    elif low is not None or high is not None:
+        interval = f"(≤ {text(high)})" if high is not None else f"(≥ {text(low or 0.0)})"
+    return text(value) + suffix, interval
 
 
 def number(value: float, decimals: int, *, signed: bool = False) -> str:
@@ -63,7 +78,7 @@ def number(value: float, decimals: int, *, signed: bool = False) -> str:
     return f"+{text}" if signed and rounded > 0 else text
 
 
-def _bound(value: float, upper: bool) -> str:
+def _bound(value: float, *, upper: bool) -> str:
     """Write a one-sided bound, rounded to the side on which it stays true."""
     digits = max(0, 2 - math.floor(math.log10(abs(value)))) if value else 0
     unit = 10.0**digits
@@ -127,8 +142,13 @@ def seconds_text(value: float | None) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def ratio_text(now: float | None, original: float | None) -> str:
-    """Write how many times smaller: `3.64` and a times sign; empty where either is unknown or zero."""
-    if not now or not original:
-        return ""
-    return figure_text(original / now, None, None, "x")
+def printable(text: object) -> str:
+    """Replace what could hide or reorder text: control and bidirectional-override characters."""
+    return "".join(_visible(c) for c in str(text))
+
+
+def _visible(char: str) -> str:
+    if char in "\n\t\r":
+        return " "
+    hidden = unicodedata.category(char) in {"Cc", "Cs"} or char in _BIDI
+    return "\N{REPLACEMENT CHARACTER}" if hidden or char in "\ufffe\uffff" else char

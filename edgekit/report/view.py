@@ -1,0 +1,323 @@
+"""What the Markdown and the HTML report show, worked out once: rows, cells, gates, changes.
+
+Texts here are plain; each report escapes them for its own format.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from edgekit.report.schema import BranchReport, Changes, Figure, GateReport, RunReport, StepReport
+from edgekit.report.text import (
+    DASH,
+    TIMES,
+    bytes_text,
+    count_text,
+    figure_parts,
+    number,
+    seconds_text,
+)
+
+WORST_CLASSES = 20
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell: the figure, what stands under it, its label and its footnote.
+
+    Attributes:
+        main: the figure.
+        sub: interval or change, may be empty.
+        label: how it is known, empty where it was measured or counted.
+        mark: number of its footnote, 0 for none.
+    """
+
+    main: str
+    sub: str = ""
+    label: str = ""
+    mark: int = 0
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a branch's table."""
+
+    step: StepReport
+    status: str
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One heading, and one line that says what stands under it."""
+
+    title: str
+    hint: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """The table of one branch."""
+
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    footnotes: tuple[str, ...]
+
+
+@dataclass
+class _Footnotes:
+    texts: list[str] = field(default_factory=list)
+
+    def mark(self, text: str) -> int:
+        if not text:
+            return 0
+        if text not in self.texts:
+            self.texts.append(text)
+        return self.texts.index(text) + 1
+
+
+def steps(report: RunReport, branch: BranchReport | None) -> tuple[StepReport, ...]:
+    """The original, the shared chain, and the branch's own steps, in order."""
+    original = (branch.original if branch else None) or report.original
+    return (original, *report.shared, *(branch.steps if branch else ()))
+
+
+def final(report: RunReport, branch: BranchReport) -> StepReport | None:
+    """The last artifact that was made for a branch, None where there is nothing but the original.
+
+    A branch that did not run its own steps has made nothing, whatever the shared chain did.
+    """
+    if branch.status == "skipped":
+        return None
+    made = [s for s in steps(report, branch)[1:] if s.status in {"done", "cached"}]
+    return made[-1] if made else None
+
+
+def metric_name(report: RunReport) -> str:
+    """The metric's name as a heading."""
+    name = report.metric or "metric"
+    return name[0].upper() + name[1:]
+
+
+def columns(report: RunReport) -> tuple[Column, ...]:
+    """The headings of a branch's table, after the step's name."""
+    way = "higher" if report.higher_is_better else "lower"
+    return (
+        Column(metric_name(report), f"on the evaluation split; {way} is better"),
+        Column("Drop", "against the original; positive is worse"),
+        Column("p50", "median latency"),
+        Column("p90", "90th percentile of latency"),
+        Column("p99", "99th percentile of latency"),
+        Column("Speed-up", "original's median latency divided by this one's, interleaved"),
+        Column("Size", "what must be shipped"),
+        Column("MACs", "multiply-accumulates for one sample"),
+        Column("Energy", "for one inference"),
+        Column("Took", "wall time of the step itself: the cost of compressing"),
+    )
+
+
+def table(report: RunReport, branch: BranchReport | None) -> Table:
+    """Lay out one branch, or the shared chain where there is no branch."""
+    notes = _Footnotes()
+    lines = steps(report, branch)
+    original = lines[0]
+    rows = tuple(_row(step, original, notes, first=i == 0) for i, step in enumerate(lines))
+    return Table(columns(report), rows, tuple(notes.texts))
+
+
+def _row(step: StepReport, original: StepReport, notes: _Footnotes, *, first: bool) -> Row:
+    def figure(value: Figure, *, signed: bool = False, baseline: str = "") -> Cell:
+        return Cell(baseline) if first and baseline else figure_cell(value, notes, signed=signed)
+
+    took = "cached" if step.cached else ""
+    cells = (
+        figure(step.metric),
+        figure(step.metric_drop.in_points(), signed=True, baseline="baseline"),
+        figure(step.latency_p50_ms),
+        figure(step.latency_p90_ms),
+        figure(step.latency_p99_ms),
+        figure(step.speedup, baseline="baseline"),
+        _counted(step.size_bytes, original.size_bytes, bytes_text, first=first),
+        _counted(step.macs, original.macs, count_text, first=first),
+        figure(step.energy_j),
+        Cell(DASH) if step.seconds is None else Cell(seconds_text(step.seconds), took),
+    )
+    return Row(step, step_status(step), cells)
+
+
+def step_status(step: StepReport) -> str:
+    """What to say of a step that did not run to its end."""
+    return step.status if step.status in {"skipped", "failed"} else ""
+
+
+def figure_cell(figure: Figure, notes: _Footnotes | None = None, *, signed: bool = False) -> Cell:
+    """A figure with its interval under it, its label where not measured, its note as footnote."""
+    main, sub = figure_parts(figure.value, figure.low, figure.high, figure.unit, signed=signed)
+    label = "" if figure.label in {"measured", "unavailable"} else figure.label
+    if figure.label == "unavailable" and figure.note.lower().startswith("not estimable"):
+        main = "not estimable"
+    return Cell(main, sub, label, notes.mark(figure.note) if notes else 0)
+
+
+def _counted(now: int | None, original: int | None, write: Any, *, first: bool) -> Cell:
+    return Cell(write(now), "" if first else smaller_text(now, original))
+
+
+def smaller_text(now: float | None, original: float | None) -> str:
+    """How two sizes compare: `3.64x smaller`, `same`, `1.05x larger` with a times sign."""
+    if not now or not original:
+        return ""
+    ratio = max(now, original) / min(now, original)
+    if ratio < 1.005:
+        return "same"
+    digits = 1 if ratio >= 10 else 2
+    return f"{number(ratio, digits)}{TIMES} {'smaller' if now < original else 'larger'}"
+
+
+def gate_budget(gate: GateReport) -> str:
+    """A gate's budget with its sign: `≤ 1.00 points`."""
+    budget = Figure(value=gate.budget, unit=gate.observed.unit, label="derived")
+    sign = "≤" if gate.at_most else "≥"
+    return f"{sign} {_gate_figure(budget, gate).format()}"
+
+
+def gate_observed(gate: GateReport) -> Cell:
+    """What a gate saw."""
+    return figure_cell(_gate_figure(gate.observed, gate))
+
+
+def _gate_figure(figure: Figure, gate: GateReport) -> Figure:
+    """A drop is told in points; a share such as agreement stays a percentage."""
+    return figure.in_points() if "drop" in gate.name else figure
+
+
+def cost_seconds(report: RunReport) -> float:
+    """Seconds that the steps took when they were made, cached ones included."""
+    everything = [*report.shared, *(s for b in report.branches for s in b.steps)]
+    return sum(s.seconds or 0.0 for s in everything)
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """What an operator without a pruning rule froze."""
+
+    operator: str
+    parameters: int | None
+    layers: tuple[str, ...]
+
+
+def frozen(step: StepReport) -> tuple[Frozen, ...]:
+    """Operators that froze parameters, largest first, from a pruning step's notes."""
+    found = step.notes.get("frozen")
+    if not isinstance(found, Mapping):
+        return ()
+    items = [_frozen(str(op), value) for op, value in found.items()]
+    return tuple(sorted(items, key=lambda f: (-(f.parameters or 0), f.operator)))
+
+
+def _frozen(operator: str, value: Any) -> Frozen:
+    if isinstance(value, Mapping):
+        count, layers = value.get("parameters"), value.get("layers", ())
+    elif isinstance(value, list | tuple):
+        count, layers = next((v for v in value if isinstance(v, int)), None), value
+    else:
+        count, layers = value, ()
+    names = [layers] if isinstance(layers, str) else layers
+    flat = tuple(str(v) for v in names if isinstance(v, str)) if names else ()
+    return Frozen(operator, count if isinstance(count, int) else None, flat)
+
+
+@dataclass(frozen=True)
+class Excluded:
+    """A layer that stayed in float, and why."""
+
+    layer: str
+    reason: str
+
+
+def excluded(step: StepReport) -> tuple[Excluded, ...]:
+    """Layers that a quantizing step left in float, from its notes."""
+    found = step.notes.get("excluded")
+    if not isinstance(found, list | tuple):
+        return ()
+    pairs = [x for x in found if isinstance(x, list | tuple) and len(x) == 2]
+    return tuple(Excluded(str(layer), str(reason)) for layer, reason in pairs)
+
+
+@dataclass(frozen=True)
+class ClassLine:
+    """One class of the table of per-class drops."""
+
+    name: str
+    n: int
+    original: str
+    now: str
+    drop: Cell
+    points: float
+
+
+def worst_classes(changes: Changes) -> tuple[ClassLine, ...]:
+    """The classes that lost most, worst first, at most `WORST_CLASSES` of them."""
+    ordered = sorted(changes.per_class, key=lambda c: (-(c.drop.value or 0.0), c.name))
+    return tuple(
+        ClassLine(
+            name=c.name,
+            n=c.n,
+            original=_share(c.original),
+            now=_share(c.now),
+            drop=figure_cell(c.drop.in_points(), signed=True),
+            points=(c.drop.in_points().value or 0.0),
+        )
+        for c in ordered[:WORST_CLASSES]
+    )
+
+
+def _share(value: float | None) -> str:
+    if value is None:
+        return "unavailable"
+    return Figure(value=value, unit="fraction").format()
+
+
+def flat(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield nested facts as lines: `splits: {train: 800}` becomes (`splits train`, `800`)."""
+    for key, value in data.items():
+        name = f"{prefix} {key}".strip().replace("_", " ")
+        if isinstance(value, Mapping):
+            yield from flat(value, name)
+        elif isinstance(value, list | tuple):
+            yield name, ", ".join(map(str, value))
+        elif value is not None:
+            yield name, str(value)
+
+
+def warnings(report: RunReport) -> Iterator[str]:
+    """Warnings of the run and of its steps, each once, each with its step's name."""
+    yield from report.warnings
+    if report.quick:
+        yield "Latencies come from the short benchmark protocol (quick); do not publish them."
+    seen: set[tuple[str, str]] = set()
+    places = [("", (report.original, *report.shared))]
+    places += [(f"{b.name}/", b.steps) for b in report.branches]
+    for prefix, chain in places:
+        for step in chain:
+            for text in step.warnings:
+                if (prefix + step.name, text) not in seen:
+                    seen.add((prefix + step.name, text))
+                    yield f"{prefix}{step.name}: {text}"
+
+
+def facts(report: RunReport) -> dict[str, list[tuple[str, str]]]:
+    """What someone needs to run it again: device, data, run and versions."""
+    run = [
+        ("recipe", report.recipe),
+        ("seed", str(report.seed)),
+        ("started (UTC)", report.started_utc),
+        ("edgekit", report.edgekit),
+    ]
+    sections = {
+        "device": list(flat(report.device)),
+        "data": list(flat(report.data)),
+        "run": run,
+        "versions": list(flat(report.versions)),
+    }
+    return {name: lines for name, lines in sections.items() if lines}
