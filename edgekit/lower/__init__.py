@@ -1,1 +1,1 @@
-""""""
+"""Lowering: from a captured program to ONNX, and from ONNX to an engine."""

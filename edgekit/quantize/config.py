@@ -1,0 +1,33 @@
+"""How post-training quantization is done: data alone, so that a recipe can hold it."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class PtqConfig(BaseModel):
+    """Hyper-parameters of post-training quantization.
+
+    Attributes:
+        samples: calibration samples to use; fewer available is a warning.
+        exclude: patterns (`fnmatch`) of node names, module paths or operator types that stay in
+            float32, such as `stem/*` or `Softmax`.
+        bias_correction: correct the shift of each layer's mean that rounding its weights causes.
+        fast_bias_correction: estimate that shift layer by layer from the float network's
+            statistics, instead of running the quantized network up to each layer.
+        transformer: place quantizers for attention blocks.
+        smooth_quant_alpha: move activation outliers into the weights by this much (0 to 1) before
+            matrix products of a transformer; None leaves them.
+        minimum_channels: layers with fewer input or output channels than this stay in float32;
+            integer kernels cost more than they save there.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    samples: int = Field(default=256, ge=1)
+    exclude: tuple[str, ...] = ()
+    bias_correction: bool = True
+    fast_bias_correction: bool = True
+    transformer: bool = False
+    smooth_quant_alpha: float | None = Field(default=None, ge=0.0, le=1.0)
+    minimum_channels: int = Field(default=1, ge=1)
