@@ -47,6 +47,7 @@ class Target(BaseModel):
         name: the name used in recipes and on the command line.
         title: what a person calls it.
         device_class: cpu, gpu or npu.
+        machine: its processor architecture as `uname -m` prints it, None for any.
         runtime: what runs the model there.
         build: the engine builder, where one is needed.
         precisions: what the runtime can compute in, fastest first.
@@ -65,6 +66,7 @@ class Target(BaseModel):
     name: str
     title: str
     device_class: Literal["cpu", "gpu", "npu"]
+    machine: str | None = None
     runtime: RuntimeName
     build: Literal["tensorrt", "tensorrt-rtx"] | None = None
     precisions: tuple[Precision, ...]

@@ -69,7 +69,7 @@ class Pass(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
     accepts: ClassVar[frozenset[Format]]
-    produces: ClassVar[Format | None] = None  # None: the format that went in
+    produces: ClassVar[Format | None] = None  # None: its fields decide
     needs_data: ClassVar[bool] = False
     deterministic: ClassVar[bool] = True
 

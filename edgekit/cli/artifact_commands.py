@@ -1,0 +1,74 @@
+"""The commands that look at artifacts: inspect, verify, eval."""
+
+from typing import Annotated
+
+import typer
+
+from edgekit.cli import common
+
+
+def inspect(model: common.Model, json: common.Json = False) -> None:
+    """Say what a model is: inputs, outputs, size, MACs, parameters, layers, where it came from."""
+    from edgekit.cli import show
+    from edgekit.pipeline import inspect as inspect_model
+
+    found = inspect_model(model)
+    common.print_json(found) if json else show.inspection(found)
+
+
+def verify(
+    a: common.Model,
+    b: common.Model,
+    *,
+    atol: Annotated[
+        float | None, typer.Option(help="Largest absolute difference allowed.")
+    ] = None,
+    min_sqnr_db: Annotated[float | None, typer.Option(help="Smallest SQNR allowed, dB.")] = None,
+    min_agreement: Annotated[
+        float | None, typer.Option(help="Smallest share of rows with the same answer.")
+    ] = None,
+    data: common.Data = None,
+    samples: Annotated[int, typer.Option(min=1, help="Random samples, without --data.")] = 32,
+    seed: common.Seed = 0,
+    json: common.Json = False,
+) -> None:
+    """Compare two models on the same inputs. Without a limit, atol is 1e-4. Exit 5: they differ."""
+    from edgekit.cli import show
+    from edgekit.pipeline import compare_models
+    from edgekit.verify import check
+
+    parity = compare_models(a, b, data=common.data_config(data), samples=samples, seed=seed)
+    plain = {name: p.model_dump() for name, p in parity.items()}
+    common.print_json(plain) if json else show.parity(plain)
+    no_limit = atol is None and min_sqnr_db is None and min_agreement is None
+    check(
+        parity,
+        atol=1e-4 if no_limit else atol,
+        min_sqnr_db=min_sqnr_db,
+        min_agreement=min_agreement,
+    )
+
+
+def evaluate(
+    model: common.Model,
+    *,
+    data: common.Data,
+    task: common.Task = "classification",
+    split: Annotated[str, typer.Option(help="calibration, train or evaluation.")] = "evaluation",
+    threads: common.Threads = None,
+    json: common.Json = False,
+) -> None:
+    """Compute the task's metric on held-out data, with its 95 % interval."""
+    from edgekit.cli import show
+    from edgekit.pipeline import evaluate_model
+
+    with common.progress() as progress:
+        result = evaluate_model(
+            model,
+            common.data_config(data),
+            common.task_config(task),
+            split=split,
+            threads=threads,
+            progress=progress,
+        )
+    common.print_json(result) if json else show.evaluation(result)

@@ -1,0 +1,252 @@
+"""What the commands share: their options, and how results and progress are shown."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from edgekit.errors import UsageError
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+    from rich.console import Console
+    from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
+
+    from edgekit.data import DataConfig
+    from edgekit.progress import Progress
+    from edgekit.progress import Task as ProgressTask
+
+M = TypeVar("M", bound="BaseModel")
+
+Model = Annotated[
+    Path, typer.Argument(metavar="MODEL", help="An artifact's folder, a .pt2 or an .onnx file.")
+]
+Out = Annotated[Path, typer.Option("--out", "-o", help="The folder to write to.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Data = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        help="A .npz or .csv file, a folder of class folders, a YAML file with a recipe's `data:`"
+        " keys, or python:module:factory (runs that code).",
+    ),
+]
+Target = Annotated[str | None, typer.Option("--target", help="A name from `edgekit targets`.")]
+Seed = Annotated[int, typer.Option("--seed", help="Every random choice comes from it.")]
+Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads to use.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Any other field of the pass, as YAML."),
+]
+Task = Annotated[
+    str,
+    typer.Option(
+        "--task",
+        help="classification, regression, reconstruction, segmentation, anomaly or none;"
+        " with a metric after a colon, such as regression:mae.",
+    ),
+]
+
+
+def settings(pairs: list[str] | None) -> dict[str, Any]:
+    """Read `--set key=value` options.
+
+    Raises:
+        UsageError: one has no `=`, or its value is not YAML.
+    """
+    import yaml
+
+    found: dict[str, Any] = {}
+    for pair in pairs or []:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise UsageError(f"--set {pair!r} has no value.", "Write --set key=value.")
+        try:
+            found[key.strip().replace("-", "_")] = yaml.safe_load(value)
+        except yaml.YAMLError as e:
+            raise UsageError(f"--set {pair!r} is not YAML: {e}", "Quote the value.") from e
+    return found
+
+
+def data_config(text: str | None) -> "DataConfig | None":
+    """Read a `--data` option.
+
+    Raises:
+        UsageError: it names nothing that data can come from.
+    """
+    if text is None:
+        return None
+    import yaml
+
+    from edgekit.data import DataConfig
+
+    source: dict[str, Any]
+    path = Path(text)
+    if text.startswith("python:"):
+        source = {"python": text.removeprefix("python:")}
+    elif path.is_dir():
+        source = {"folder": str(path.resolve())}
+    elif path.suffix in {".npz", ".csv"}:
+        source = {path.suffix[1:]: str(path.resolve())}
+    elif path.suffix in {".yaml", ".yml"} and path.is_file():
+        source = yaml.safe_load(path.read_text(encoding="utf-8"))
+        source = source.get("data", source)
+    else:
+        raise UsageError(
+            f"--data {text!r} is not a .npz, .csv or .yaml file, nor a folder.",
+            "Give one of these, or python:module:factory.",
+        )
+    return build(DataConfig, source, "--data")
+
+
+def build(model: type[M], fields: dict[str, Any], what: str) -> M:
+    """Make a model from options, with the errors of a recipe.
+
+    Raises:
+        UsageError: a field is unknown or has a wrong value.
+    """
+    from pydantic import ValidationError
+
+    from edgekit.recipe import nearest_hint
+
+    try:
+        return model.model_validate(fields)
+    except ValidationError as e:
+        first = e.errors()[0]
+        key = ".".join(map(str, first["loc"])) or "the options"
+        raise UsageError(
+            f"{what}: {key}: {first['msg']}.",
+            nearest_hint(key, list(model.model_fields))
+            if first["type"] == "extra_forbidden"
+            else "See the command's --help.",
+        ) from e
+
+
+def task_config(text: str) -> Any:
+    """Read a `--task` option such as `classification` or `regression:mae`."""
+    from edgekit.metrics import Task as TaskModel
+
+    kind, _, metric = text.partition(":")
+    return build(TaskModel, {"kind": kind, **({"metric": metric} if metric else {})}, "--task")
+
+
+def print_json(result: Any) -> None:
+    """Print a pydantic model, or plain data, as JSON on stdout."""
+    import json
+
+    from pydantic import BaseModel
+
+    if isinstance(result, BaseModel):
+        typer.echo(result.model_dump_json(indent=2))
+    else:
+        typer.echo(json.dumps(result, indent=2, default=str))
+
+
+def out_console() -> "Console":
+    """The console for results: stdout."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 120)
+
+
+class _Bar:
+    """One bar of a rich progress display."""
+
+    def __init__(self, bars: "RichProgress", task: "TaskID") -> None:
+        self._bars, self._task = bars, task
+
+    def advance(self, amount: float = 1.0, *, detail: str = "") -> None:
+        """Move on."""
+        self._bars.update(self._task, advance=amount)
+        if detail:
+            self._bars.update(self._task, detail=detail)
+
+
+class _Bars:
+    """A progress display on stderr: bars with an ETA on a terminal, lines elsewhere."""
+
+    def __init__(self, bars: "RichProgress") -> None:
+        self._bars = bars
+
+    @contextmanager
+    def task(self, description: str, total: float | None) -> Iterator["ProgressTask"]:
+        """Show a bar while the task runs."""
+        task = self._bars.add_task(description, total=total, detail="")
+        try:
+            yield _Bar(self._bars, task)
+        finally:
+            self._bars.remove_task(task)
+
+    def say(self, message: str) -> None:
+        """Show one line above the bars."""
+        self._bars.console.print(message, markup=False, highlight=False)
+
+
+@contextmanager
+def progress() -> Iterator["Progress"]:
+    """A progress display on stderr, for as long as the block runs."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    console = Console(stderr=True, soft_wrap=True)
+    columns = (
+        TextColumn("  {task.description}"),
+        BarColumn(bar_width=28),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("ETA"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[detail]}", markup=False),
+    )
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bars:
+        yield _Bars(bars)
+
+
+def input_specs(texts: list[str] | None) -> dict[str, dict[str, Any]] | None:
+    """Read `--input name=batch,3,32*h:float32` options.
+
+    Raises:
+        UsageError: one is not of that form.
+    """
+    if not texts:
+        return None
+    specs = {}
+    for text in texts:
+        name, equals, rest = text.partition("=")
+        shape, _, dtype = rest.partition(":")
+        if not equals or not shape:
+            raise UsageError(f"--input {text!r} has no shape.", "Write name=batch,3,224,224.")
+        dims = [d.strip() for d in shape.split(",")]
+        specs[name.strip()] = {
+            "shape": [int(d) if d.isdigit() else d for d in dims],
+            "dtype": dtype.strip() or "float32",
+        }
+    return specs
+
+
+def sizes(pairs: list[str] | None) -> dict[str, int]:
+    """Read `--dim name=size` options.
+
+    Raises:
+        UsageError: one is not of that form.
+    """
+    found = {}
+    for pair in pairs or []:
+        name, _, size = pair.partition("=")
+        if not size.isdigit() or int(size) < 1:
+            raise UsageError(f"--dim {pair!r} has no size.", "Write --dim height=224.")
+        found[name.strip()] = int(size)
+    return found

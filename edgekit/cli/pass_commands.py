@@ -1,0 +1,230 @@
+"""The commands that run one pass on one artifact. Each is a recipe of one step."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from edgekit.cli import common
+
+if TYPE_CHECKING:
+    from edgekit.passes.base import Pass
+
+
+def _apply(
+    step: "type[Pass]",
+    fields: dict[str, Any],
+    model: Path,
+    out: Path,
+    *,
+    json: bool,
+    set_: list[str] | None = None,
+    data: str | None = None,
+    task: str = "classification",
+    target: str | None = None,
+    seed: int = 0,
+    threads: int | None = None,
+) -> None:
+    from edgekit.cli import show
+    from edgekit.pipeline import apply
+
+    given = {k: v for k, v in fields.items() if v is not None} | common.settings(set_)
+    config = common.build(step, {"kind": step.model_fields["kind"].default, **given}, "options")
+    with common.progress() as progress:
+        manifest = apply(
+            config,
+            model,
+            out,
+            data=common.data_config(data),
+            task=common.task_config(task),
+            target=target,
+            seed=seed,
+            threads=threads,
+            progress=progress,
+        )
+    common.print_json(manifest) if json else show.manifest(manifest)
+
+
+def capture(
+    model: Annotated[
+        str, typer.Argument(help="module:factory or file.py:factory (runs it), .pt2 or .onnx.")
+    ],
+    out: common.Out,
+    *,
+    weights: Annotated[
+        Path | None, typer.Option("--weights", help="A .safetensors, or a .pt of tensors.")
+    ] = None,
+    input: Annotated[  # noqa: A002 - the option's name
+        list[str] | None,
+        typer.Option(
+            "--input",
+            metavar="NAME=SHAPE[:DTYPE]",
+            help="An input, such as image=batch,3,32*h,32*w:float32; names are dynamic sizes.",
+        ),
+    ] = None,
+    imports: Annotated[
+        list[str] | None, typer.Option("--import", help="A module with custom operators.")
+    ] = None,
+    data: common.Data = None,
+    seed: common.Seed = 0,
+    json: common.Json = False,
+) -> None:
+    """Capture a network once, as a graph that needs its source no more."""
+    from edgekit.cli import show
+    from edgekit.pipeline import capture as capture_model
+
+    source = "file" if model.endswith((".pt2", ".onnx")) else "python"
+    with common.progress() as progress:
+        manifest = capture_model(
+            {
+                source: model.removeprefix("python:"),
+                "weights": None if weights is None else str(weights),
+                "inputs": common.input_specs(input),
+                "imports": imports or [],
+            },
+            out,
+            data=common.data_config(data),
+            seed=seed,
+            progress=progress,
+        )
+    common.print_json(manifest) if json else show.manifest(manifest)
+
+
+def prune(
+    model: common.Model,
+    out: common.Out,
+    *,
+    sparsity: Annotated[
+        float | None, typer.Option(help="Share of channels to remove, 0 to 1.")
+    ] = None,
+    macs: Annotated[float | None, typer.Option(help="Share of MACs to keep, 0 to 1.")] = None,
+    parameters: Annotated[
+        float | None, typer.Option(help="Share of parameters to keep, 0 to 1.")
+    ] = None,
+    importance: Annotated[str | None, typer.Option(help="l1, l2, bn-scale or random.")] = None,
+    set_: common.Set = None,
+    target: common.Target = None,
+    seed: common.Seed = 0,
+    json: common.Json = False,
+) -> None:
+    """Remove whole channels from a .pt2."""
+    from edgekit.passes.prune import Prune
+
+    fields = {
+        "sparsity": sparsity,
+        "macs": macs,
+        "parameters": parameters,
+        "importance": importance,
+    }
+    _apply(Prune, fields, model, out, json=json, set_=set_, target=target, seed=seed)
+
+
+def finetune(
+    model: common.Model,
+    out: common.Out,
+    *,
+    data: common.Data,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the data.")] = None,
+    task: common.Task = "classification",
+    set_: common.Set = None,
+    seed: common.Seed = 0,
+    threads: common.Threads = None,
+    json: common.Json = False,
+) -> None:
+    """Train a .pt2 on its own labels."""
+    from edgekit.passes.fine_tune import FineTune
+
+    _apply(
+        FineTune,
+        {"epochs": epochs},
+        model,
+        out,
+        json=json,
+        set_=set_,
+        data=data,
+        task=task,
+        seed=seed,
+        threads=threads,
+    )
+
+
+def distill(
+    model: Annotated[Path, typer.Argument(metavar="STUDENT", help="An artifact or a .pt2 file.")],
+    out: common.Out,
+    *,
+    teacher: Annotated[Path, typer.Option("--teacher", help="An artifact or a .pt2 file.")],
+    data: common.Data,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the data.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="Softens both answers.")] = None,
+    task: common.Task = "classification",
+    set_: common.Set = None,
+    seed: common.Seed = 0,
+    threads: common.Threads = None,
+    json: common.Json = False,
+) -> None:
+    """Train a .pt2 to answer as its teacher does."""
+    from edgekit.evaluate import open_artifact
+    from edgekit.passes.distill import Distill
+
+    fields = {
+        "epochs": epochs,
+        "temperature": temperature,
+        "teacher": str(open_artifact(teacher).path.resolve()),
+    }
+    _apply(
+        Distill,
+        fields,
+        model,
+        out,
+        json=json,
+        set_=set_,
+        data=data,
+        task=task,
+        seed=seed,
+        threads=threads,
+    )
+
+
+def quantize(
+    model: common.Model,
+    out: common.Out,
+    *,
+    data: common.Data,
+    target: Annotated[str, typer.Option("--target", help="A name from `edgekit targets`.")],
+    set_: common.Set = None,
+    seed: common.Seed = 0,
+    json: common.Json = False,
+) -> None:
+    """Quantize to int8 in the scheme that the target's kernels want."""
+    from edgekit.passes.quantize import Quantize
+
+    _apply(Quantize, {}, model, out, json=json, set_=set_, data=data, target=target, seed=seed)
+
+
+def export(
+    model: common.Model,
+    out: common.Out,
+    *,
+    opset: Annotated[int | None, typer.Option(min=13, help="The ONNX opset.")] = None,
+    target: common.Target = None,
+    set_: common.Set = None,
+    json: common.Json = False,
+) -> None:
+    """Write a clean ONNX file and check that it computes the same numbers."""
+    from edgekit.passes.export_onnx import ExportOnnx
+
+    _apply(ExportOnnx, {"opset": opset}, model, out, json=json, set_=set_, target=target)
+
+
+def build(
+    model: common.Model,
+    out: common.Out,
+    *,
+    target: Annotated[str, typer.Option("--target", help="A name from `edgekit targets`.")],
+    set_: common.Set = None,
+    json: common.Json = False,
+) -> None:
+    """Build a TensorRT engine from an ONNX file."""
+    from edgekit.passes.build_tensorrt import BuildTensorrt
+
+    _apply(BuildTensorrt, {}, model, out, json=json, set_=set_, target=target)

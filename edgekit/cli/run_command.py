@@ -1,0 +1,39 @@
+"""`edgekit run`: a recipe from beginning to end."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgekit.cli import common
+
+
+def run(
+    recipe: Annotated[Path, typer.Argument(help="A recipe, or a folder that holds recipe.yaml.")],
+    out: common.Out,
+    *,
+    branch: Annotated[
+        list[str] | None, typer.Option("--branch", help="Run only this branch; may be repeated.")
+    ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Make every step again.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run.")] = False,
+    threads: common.Threads = None,
+    json: common.Json = False,
+) -> None:
+    """Run a recipe: compress, measure, hold the gates, and write the report.
+
+    A second run does only what is new. Exit code 5: a gate is not held.
+    """
+    from edgekit.cli import show
+    from edgekit.pipeline import explain, raise_for_verdict, run_recipe
+
+    if dry_run:
+        plan = explain(recipe, out)
+        common.print_json(plan) if json else show.plan(plan)
+        return
+    with common.progress() as progress:
+        report = run_recipe(
+            recipe, out, branches=branch, fresh=fresh, threads=threads, progress=progress
+        )
+    common.print_json(report) if json else show.report(report, out)
+    raise_for_verdict(report)

@@ -1,0 +1,235 @@
+"""How results look on a terminal. Nothing here decides anything."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from edgekit.cli.common import out_console
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from edgekit.manifest import Manifest
+    from edgekit.report.schema import Figure, RunReport, StepReport
+    from edgekit.target import Target
+
+
+def _table(*columns: str, title: str | None = None) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
+    return table
+
+
+def size(count: float | None) -> str:
+    """Bytes, for a person."""
+    if count is None:
+        return "–"
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= scale:
+            return f"{count / scale:.3g} {unit}"
+    return f"{count:.0f} B"
+
+
+def count(number: int | None) -> str:
+    """A count, for a person."""
+    if number is None:
+        return "–"
+    for unit, scale in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= scale:
+            return f"{number / scale:.3g} {unit}"
+    return str(number)
+
+
+def report(run: "RunReport", out: Path) -> None:
+    """The before/after table of each branch, its gates, and where the report lies."""
+    console = out_console()
+    for branch in run.branches:
+        original = branch.original or run.original
+        table = _table(
+            f"{branch.name} ({branch.target})",
+            run.metric or "metric",
+            "drop",
+            "p50 latency",
+            "speedup",
+            "size",
+            "MACs",
+            "energy",
+        )
+        for step in (original, *_shared_as_measured(run, branch), *branch.steps):
+            _add_step(table, step)
+        console.print(table)
+        if branch.reason:
+            console.print(Text(f"{branch.status}: {branch.reason}", style="yellow"))
+        for gate in branch.gates:
+            mark = Text("PASS ", style="green") if gate.passed else Text("FAIL ", style="bold red")
+            console.print(mark + Text(gate.message, style="default"))
+        console.print()
+    kind = "report.html" if (out / "report.html").exists() else "report.md"
+    console.print(f"{run.verdict}. The report: {out / kind}", markup=False, soft_wrap=True)
+
+
+def _shared_as_measured(run: "RunReport", branch: Any) -> "Sequence[StepReport]":
+    """The shared steps; their latency belongs to a branch's target, where it was measured."""
+    measured: dict[str, dict[str, Any]] = branch.bench.get("steps", {})
+    del measured
+    return run.shared
+
+
+def _add_step(table: Table, step: "StepReport") -> None:
+    if step.status in {"skipped", "failed"}:
+        table.add_row(step.name, Text(step.status, style="yellow"))
+        return
+    table.add_row(
+        step.name,
+        _figure(step.metric),
+        _figure(step.metric_drop.in_points(), signed=True),
+        _figure(step.latency_p50_ms),
+        _figure(step.speedup),
+        size(step.size_bytes),
+        count(step.macs),
+        _figure(step.energy_j),
+    )
+
+
+def _figure(figure: "Figure", *, signed: bool = False) -> Text:
+    missing = figure.label == "unavailable"
+    return Text("–" if missing else figure.format(signed=signed), style="dim" if missing else "")
+
+
+def plan(steps: "Sequence[dict[str, Any]]") -> None:
+    """What a recipe would do."""
+    table = _table("step", "branch", "folder", "there", "parameters")
+    for step in steps:
+        fields = {k: v for k, v in step["config"].items() if k not in {"kind", "name"}}
+        table.add_row(
+            step["step"],
+            step["branch"] or "shared",
+            step["folder"],
+            "yes" if step["there"] else "",
+            Text(", ".join(f"{k}={v}" for k, v in fields.items()), overflow="fold"),
+        )
+    out_console().print(table)
+
+
+def manifest(found: "Manifest") -> None:
+    """One new artifact."""
+    console = out_console()
+    artifact = found.artifact
+    console.print(f"{artifact.path}  {size(artifact.size_bytes)}", markup=False, soft_wrap=True)
+    for kind, specs in (("in ", artifact.inputs), ("out", artifact.outputs)):
+        for spec in specs:
+            console.print(f"  {kind} {spec}", markup=False, highlight=False)
+    for warning in found.warnings:
+        console.print(Text(f"  warning: {warning}", style="yellow"))
+    console.print(f"  hash {artifact.content_hash[:16]}", markup=False, highlight=False)
+
+
+def inspection(found: dict[str, Any]) -> None:
+    """What a model is."""
+    console = out_console()
+    for key in ("path", "format", "made_by"):
+        console.print(f"{key:10} {found[key]}", markup=False, highlight=False, soft_wrap=True)
+    for kind in ("inputs", "outputs"):
+        for spec in found[kind]:
+            shape = ", ".join(map(str, spec["shape"]))
+            console.print(
+                f"{kind:10} {spec['name']}: {spec['dtype']}[{shape}]", markup=False, highlight=False
+            )
+    console.print(f"{'size':10} {size(found['size_bytes'])}")
+    console.print(f"{'MACs':10} {count(found['macs'])} for one sample")
+    console.print(f"{'weights':10} {count(found['parameters'])}")
+    if found["layers"]:
+        table = _table("layer", "MACs", "weights")
+        for name, (macs, parameters) in found["layers"].items():
+            table.add_row(Text(name), count(macs), count(parameters))
+        console.print(table)
+
+
+def parity(found: dict[str, dict[str, Any]]) -> None:
+    """How far two models are apart."""
+    table = _table("output", "max abs", "max rel", "SQNR dB", "cosine", "agreement")
+    for name, p in found.items():
+        values = (p["max_abs"], p["max_rel"], p["sqnr_db"], p["cosine"], p["agreement"])
+        table.add_row(Text(name), *("–" if v is None else f"{v:.6g}" for v in values))
+    out_console().print(table)
+
+
+def evaluation(found: Any) -> None:
+    """A metric with its interval."""
+    console = out_console()
+    console.print(
+        f"{found.metric} {found.value:.4f} [{found.low:.4f}, {found.high:.4f}] on {found.n} samples"
+    )
+    if found.per_class:
+        table = _table("class", found.metric)
+        for name, value in found.per_class.items():
+            table.add_row(Text(str(name)), f"{value:.4f}")
+        console.print(table)
+
+
+def bench(found: dict[str, Any]) -> None:
+    """Latency figures, the interval beside each."""
+    table = _table("model", "p50 ms", "p90 ms", "p99 ms", "speedup", "verdict", "energy")
+    for name, subject in found["models"].items():
+        table.add_row(
+            Text(name),
+            *(_plain_figure(subject[k]) for k in ("p50_ms", "p90_ms", "p99_ms")),
+            _plain_figure(subject.get("speedup")),
+            subject.get("verdict", ""),
+            subject["energy"]["label"],
+        )
+    console = out_console()
+    console.print(table)
+    for note in found.get("notes", ()):
+        console.print(Text(note, style="yellow"))
+    for name, rows in found.get("layers", {}).items():
+        layers = _table("layer", "op", "ms", title=name)
+        for row in rows:
+            layers.add_row(Text(row["layer"]), row["op"], f"{row['ms']:.4f}")
+        console.print(layers)
+
+
+def _plain_figure(figure: dict[str, Any] | None) -> str:
+    if not figure or (figure["value"] is None and figure["high"] is None):
+        return "–" if not figure else figure.get("note") or "–"
+    if figure["value"] is None:
+        return f"≤ {figure['high']:.4g}"
+    if figure["low"] is None or figure["high"] is None:
+        return f"{figure['value']:.4g}"
+    return f"{figure['value']:.4g} [{figure['low']:.4g}, {figure['high']:.4g}]"
+
+
+def targets(found: "Sequence[Target]") -> None:
+    """The device classes."""
+    table = _table("target", "device", "runtime", "precisions", "int8 scheme", "channels ×")
+    for t in found:
+        table.add_row(
+            t.name,
+            Text(t.title),
+            t.runtime,
+            ", ".join(t.precisions),
+            t.int8.name if t.int8 else "–",
+            str(t.channel_multiple),
+        )
+    out_console().print(table)
+
+
+def doctor(found: dict[str, Any]) -> None:
+    """What this machine has."""
+    console = out_console()
+    for key, value in found["device"].items():
+        console.print(f"{key:18} {value}", markup=False, highlight=False, soft_wrap=True)
+    for title, key in (
+        ("Libraries", "libraries"),
+        ("Runtimes", "runtimes"),
+        ("Energy meters", "meters"),
+    ):
+        table = _table(title, "here", "what to do", title=None)
+        for name, entry in found[key].items():
+            here = entry.get("version") or ("yes" if entry.get("ok") else "no")
+            table.add_row(name, Text(here), Text(entry.get("fix") or entry.get("reason") or ""))
+        console.print(table)

@@ -1,0 +1,216 @@
+"""Open an artifact, run it over data, and say what it costs to compute."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit import manifest
+from edgekit.artifact import FORMAT_OF_SUFFIX, Artifact, TensorSpec
+from edgekit.errors import UnavailableError, UsageError
+from edgekit.progress import Progress, Silent
+
+if TYPE_CHECKING:
+    from edgekit.data import Dataset
+    from edgekit.graph.cost import Cost
+
+Arrays = dict[str, NDArray[Any]]
+Predictor = Callable[[Mapping[str, NDArray[Any]]], Arrays]
+
+
+def open_artifact(path: Path) -> Artifact:
+    """Open what a user names: an artifact's folder, or a `.pt2` or `.onnx` file.
+
+    Raises:
+        UsageError: it is not there, is broken or hostile, or is of an unknown kind.
+    """
+    if path.is_dir():
+        return manifest.read(path).artifact
+    if not path.is_file():
+        raise UsageError(f"{path} does not exist.", "Give an artifact folder or a model file.")
+    fmt = FORMAT_OF_SUFFIX.get(path.suffix)
+    if fmt is None:
+        raise UsageError(
+            f"{path} is neither an artifact folder nor a .pt2 or .onnx file.",
+            "An engine is opened through its artifact folder.",
+        )
+    inputs, outputs = _specs(path)
+    return Artifact.create(
+        path.parent, model=path.name, format=fmt, inputs=inputs, outputs=outputs, made_by="file"
+    )
+
+
+def _specs(path: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    if path.suffix == ".onnx":
+        from edgekit.graph.onnx_model import read_onnx, specs
+
+        return specs(read_onnx(path))
+    from edgekit.graph.store import load
+
+    program = load(path)
+    return program.inputs, program.outputs
+
+
+def predictor(artifact: Artifact, *, threads: int = 1) -> Predictor:
+    """Something that runs an artifact on a batch: ONNX Runtime or torch, on the CPU.
+
+    Raises:
+        UnavailableError: an engine, which needs its device.
+    """
+    if artifact.format == "onnx":
+        return _onnx_predictor(artifact, threads)
+    if artifact.format == "pt2":
+        return _torch_predictor(artifact, threads)
+    raise UnavailableError(
+        f"{artifact.path.name} is a {artifact.format} engine and runs only on its GPU.",
+        "Evaluate the ONNX file that it was built from.",
+    )
+
+
+def _onnx_predictor(artifact: Artifact, threads: int) -> Predictor:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    try:
+        session = ort.InferenceSession(
+            artifact.path, options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as e:
+        raise UsageError(
+            f"ONNX Runtime cannot load {artifact.path}: {str(e).splitlines()[0]}",
+            "Check the file with `edgekit inspect`.",
+        ) from e
+    names = [o.name for o in session.get_outputs()]
+
+    def run(feeds: Mapping[str, NDArray[Any]]) -> Arrays:
+        return dict(zip(names, session.run(names, dict(feeds)), strict=True))
+
+    return run
+
+
+def _torch_predictor(artifact: Artifact, threads: int) -> Predictor:
+    import torch
+
+    from edgekit.graph.store import load
+
+    program = load(artifact.path)
+    module = program.module()
+
+    def run(feeds: Mapping[str, NDArray[Any]]) -> Arrays:
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            with torch.inference_mode():
+                outputs = module(*(torch.from_numpy(feeds[s.name]) for s in program.inputs))
+        finally:
+            torch.set_num_threads(before)
+        return {s.name: o.numpy() for s, o in zip(program.outputs, outputs, strict=True)}
+
+    return run
+
+
+def predict(
+    artifact: Artifact,
+    data: "Dataset",
+    split: str,
+    *,
+    batch_size: int = 64,
+    threads: int = 1,
+    progress: Progress | None = None,
+) -> Arrays:
+    """Run an artifact over one split of a data set.
+
+    Args:
+        artifact: a `.pt2` or ONNX artifact.
+        data: the data set; its inputs are matched by name, or a single one to a single one.
+        split: `calibration`, `train` or `evaluation`.
+        batch_size: rows at once; a model with a fixed batch is fed its own.
+        threads: CPU threads.
+        progress: where to show the progress.
+
+    Returns:
+        Output arrays by name, one row a sample, in the split's order.
+
+    Raises:
+        UsageError: the data does not fit the model, or the split is empty.
+    """
+    count = data.count(split)
+    if count == 0:
+        raise UsageError(f"The {split} split is empty.", "Give it samples in `data: split:`.")
+    names = match_inputs(artifact, [s.name for s in data.inputs])
+    fixed = _fixed_batch(artifact)
+    run = predictor(artifact, threads=threads)
+    rows: dict[str, list[NDArray[Any]]] = {}
+    with (progress or Silent()).task(f"evaluate {artifact.made_by}", count) as task:
+        for batch in data.batches(split, fixed or batch_size):
+            n = len(batch.ids)
+            feeds = {name: batch.inputs[source] for name, source in names.items()}
+            outputs = run(_padded(feeds, fixed)) if fixed else run(feeds)
+            for name, value in outputs.items():
+                if value.ndim == 0 or len(value) < n:
+                    raise UsageError(
+                        f"Output {name!r} has shape {value.shape} for {n} samples: no row each.",
+                        "Name an output with a batch dimension in `task: output:`.",
+                    )
+                rows.setdefault(name, []).append(value[:n])
+            task.advance(n)
+    return {name: np.concatenate(parts) for name, parts in rows.items()}
+
+
+def match_inputs(artifact: Artifact, available: list[str]) -> dict[str, str]:
+    """Which data column feeds which model input.
+
+    Raises:
+        UsageError: an input has no data.
+    """
+    wanted = [s.name for s in artifact.inputs]
+    if all(name in available for name in wanted):
+        return {name: name for name in wanted}
+    if len(wanted) == 1 and len(available) == 1:
+        return {wanted[0]: available[0]}
+    missing = [name for name in wanted if name not in available]
+    raise UsageError(
+        f"The data has no {', '.join(map(repr, missing))}; it has {', '.join(available)}.",
+        "Name the data's inputs as the model's.",
+    )
+
+
+def _fixed_batch(artifact: Artifact) -> int | None:
+    sizes = {s.shape[0] for s in artifact.inputs if s.shape}
+    fixed = [d for d in sizes if isinstance(d, int)]
+    return fixed[0] if len(fixed) == 1 and len(sizes) == 1 else None
+
+
+def _padded(feeds: Arrays, rows: int) -> Arrays:
+    """Repeat the last row until a batch has the rows that the model was fixed to."""
+    return {
+        name: np.concatenate([value, np.repeat(value[-1:], rows - len(value), axis=0)])
+        if len(value) < rows
+        else value
+        for name, value in feeds.items()
+    }
+
+
+def outputs_on(artifact: Artifact, feeds: Iterable[Arrays], *, threads: int = 1) -> Iterator[Arrays]:
+    """Run an artifact on given batches."""
+    run = predictor(artifact, threads=threads)
+    for batch in feeds:
+        yield run(batch)
+
+
+def cost_of(artifact: Artifact) -> "Cost | None":
+    """MACs and parameters of an artifact, None for an engine, whose file does not tell."""
+    if artifact.format == "onnx":
+        from edgekit.graph.onnx_model import onnx_cost, read_onnx
+
+        return onnx_cost(read_onnx(artifact.path))
+    if artifact.format == "pt2":
+        from edgekit.graph.cost import cost
+        from edgekit.graph.store import load
+
+        return cost(load(artifact.path))
+    return None

@@ -1,0 +1,78 @@
+"""`build-tensorrt`: build an engine from a checked ONNX file."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import ClassVar, Literal, Self
+
+from edgekit.artifact import Artifact, Format
+from edgekit.errors import RecipeError
+from edgekit.passes.base import Context, Pass
+from edgekit.target import Target
+
+Shape = tuple[int, ...]
+
+
+class BuildTensorrt(Pass):
+    """Build a TensorRT or TensorRT-RTX engine.
+
+    TensorRT-RTX builds ahead of time, without a GPU, for the compute capabilities given;
+    TensorRT builds for the GPU it runs on.
+
+    Attributes:
+        runtime: which of the two; the target's unless given.
+        compute_capabilities: such as `8.9`; the target's unless given. TensorRT-RTX only.
+        shapes: smallest, usual and largest shape of each input with dynamic dimensions.
+    """
+
+    accepts: ClassVar[frozenset[Format]] = frozenset({"onnx"})
+    deterministic: ClassVar[bool] = False
+
+    kind: Literal["build-tensorrt"] = "build-tensorrt"
+    runtime: Literal["tensorrt", "tensorrt-rtx"] | None = None
+    compute_capabilities: tuple[str, ...] | None = None
+    shapes: dict[str, tuple[Shape, Shape, Shape]] | None = None
+
+    def resolve(self, targets: Sequence[Target]) -> Self:
+        """Take the builder and the compute capabilities of the branch's target."""
+        update: dict[str, object] = {}
+        builders = {t.build for t in targets}
+        if self.runtime is None:
+            if len(builders) != 1 or None in builders:
+                names = ", ".join(t.name for t in targets) or "no target"
+                raise RecipeError(
+                    f"`build-tensorrt` has no engine to build for {names}.",
+                    "Put it in a branch whose target runs TensorRT, or give `runtime:`.",
+                )
+            update["runtime"] = builders.pop()
+        if self.compute_capabilities is None:
+            update["compute_capabilities"] = tuple(
+                c for t in targets for c in t.compute_capabilities
+            )
+        return self.model_copy(update=update)
+
+    def run(self, artifact: Artifact, context: Context) -> Artifact:
+        """Write `model.engine` and the JSON beside it."""
+        from edgekit.lower.tensorrt import build_engine
+
+        runtime = self.runtime or "tensorrt-rtx"
+        path = context.out / "model.engine"
+        report = build_engine(
+            artifact.path,
+            path,
+            runtime=runtime,
+            compute_capabilities=self.compute_capabilities or (),
+            shapes=self.shapes,
+            progress=context.progress,
+        )
+        context.notes.update(asdict(report))
+        side = tuple(sorted(p.name for p in context.out.iterdir() if p != path))
+        return Artifact.create(
+            context.out,
+            model=path.name,
+            format=runtime,
+            inputs=artifact.inputs,
+            outputs=artifact.outputs,
+            made_by=self.kind,
+            parents=(artifact,),
+            extra_files=side,
+        )

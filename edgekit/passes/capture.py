@@ -1,0 +1,280 @@
+"""Where a recipe begins: a network from a file, a package or the user's code becomes an artifact."""
+
+import hashlib
+import shutil
+from importlib import util
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from edgekit.artifact import FORMAT_OF_SUFFIX, NAME_MAP, Artifact, TensorSpec
+from edgekit.errors import UsageError
+from edgekit.manifest import write_text_atomically
+from edgekit.passes.base import Context
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from edgekit.graph.program import Program
+
+
+class InputConfig(BaseModel):
+    """One input of a network.
+
+    Attributes:
+        shape: sizes; a name (`batch`) or a multiple (`32*h`) marks a dynamic dimension.
+        dtype: NumPy's name of the dtype.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    shape: tuple[Annotated[int, Field(ge=1)] | str, ...]
+    dtype: str = "float32"
+
+
+class ModelConfig(BaseModel):
+    """The `model:` section of a recipe: a file, or the user's own code with weights.
+
+    Attributes:
+        file: a `.pt2` or `.onnx` file, relative to the recipe, or to `package`.
+        package: an installed Python package that ships `file`. It is not imported.
+        python: `module:factory` or `file.py:factory`; calling it gives a `torch.nn.Module`.
+            This runs the user's own code.
+        weights: `.safetensors`, or a `.pt` that holds tensors only.
+        inputs: example inputs by name; where missing they come from the data set.
+        imports: modules that register the custom operators of a `.pt2`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    file: str | None = None
+    package: str | None = None
+    python: str | None = None
+    weights: str | None = None
+    inputs: dict[str, InputConfig] | None = None
+    imports: tuple[str, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_a_path(cls, value: Any) -> Any:
+        return {"file": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "ModelConfig":
+        if (self.file is None) == (self.python is None):
+            raise ValueError("give exactly one of `file` and `python`")
+        if self.package and not self.file:
+            raise ValueError("`package` goes with `file`")
+        if self.weights and not self.python:
+            raise ValueError("`weights` goes with `python`; a model file holds its own")
+        return self
+
+    def source(self, base: Path) -> Path | None:
+        """The model file's path, None for `python:`.
+
+        Raises:
+            UsageError: the file or the package is not there, or is of an unknown kind.
+        """
+        if self.file is None:
+            return None
+        root = package_folder(self.package) if self.package else base
+        path = root / self.file
+        if not path.is_file():
+            raise UsageError(f"The model file {path} does not exist.", "Check `model:`.")
+        if path.suffix not in FORMAT_OF_SUFFIX:
+            raise UsageError(
+                f"{path} is neither a .pt2 nor an .onnx file.",
+                "Export it with torch.export.save or to ONNX, or give `python: module:factory`.",
+            )
+        return path
+
+    def fingerprint(self, base: Path) -> str:
+        """Hash of what decides the captured network: the model file, or the code and weights."""
+        digest = hashlib.sha256(self.model_dump_json().encode())
+        paths = [self.source(base)]
+        if self.python:
+            module = self.python.partition(":")[0]
+            paths = sorted(base.glob("*.py")) if _is_in(base, module) else []
+            if self.weights:
+                paths.append(base / self.weights)
+        for path in paths:
+            if path is not None and path.is_file():
+                digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
+        return digest.hexdigest()
+
+    def run(self, context: Context) -> Artifact:
+        """Make the original artifact in `context.out`.
+
+        Raises:
+            UsageError: the model cannot be read, built or captured.
+        """
+        source = self.source(context.base)
+        if source is None:
+            return _capture(self, context)
+        return _import_onnx(source, context) if source.suffix == ".onnx" else _load(source, context)
+
+
+def package_folder(name: str) -> Path:
+    """Where an installed package lies, without importing it.
+
+    Raises:
+        UsageError: it is not installed.
+    """
+    try:
+        spec = util.find_spec(name)
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None or not spec.submodule_search_locations:
+        raise UsageError(
+            f"The package {name!r} is not installed.", f"pip install {name.replace('_', '-')}"
+        )
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+def _is_in(base: Path, module: str) -> bool:
+    name = module if module.endswith(".py") else module.split(".")[0] + ".py"
+    return (base / name).is_file()
+
+
+def _import_onnx(source: Path, context: Context) -> Artifact:
+    from edgekit.graph.onnx_model import read_onnx, specs, write_onnx
+
+    model = read_onnx(source)
+    inputs, outputs = specs(model)
+    path = context.out / "model.onnx"
+    write_onnx(model, path)
+    return onnx_artifact(path, inputs, outputs, made_by="capture")
+
+
+def onnx_artifact(
+    path: Path,
+    inputs: tuple[TensorSpec, ...],
+    outputs: tuple[TensorSpec, ...],
+    *,
+    made_by: str,
+    parents: tuple[Artifact, ...] = (),
+) -> Artifact:
+    """Describe an ONNX file, its external data included, that lies in a folder of its own."""
+    side = tuple(sorted(p.name for p in path.parent.iterdir() if p != path))
+    return Artifact.create(
+        path.parent,
+        model=path.name,
+        format="onnx",
+        inputs=inputs,
+        outputs=outputs,
+        made_by=made_by,
+        parents=parents,
+        extra_files=side,
+    )
+
+
+def save_program(
+    program: "Program", context: Context, *, made_by: str, parents: tuple[Artifact, ...] = ()
+) -> Artifact:
+    """Write a program and its name map into `context.out` and describe them."""
+    import json
+
+    from edgekit.graph.store import save
+
+    save(program, context.out / "model.pt2")
+    write_text_atomically(
+        context.out / NAME_MAP, json.dumps(program.name_map(), indent=1, sort_keys=True) + "\n"
+    )
+    for warning in program.warnings:
+        context.warn(warning)
+    if program.dropped and not parents:
+        context.notes["train_time_behaviour_dropped"] = list(program.dropped)
+    return Artifact.create(
+        context.out,
+        model="model.pt2",
+        format="pt2",
+        inputs=program.inputs,
+        outputs=program.outputs,
+        made_by=made_by,
+        parents=parents,
+        extra_files=(NAME_MAP,),
+    )
+
+
+def _load(source: Path, context: Context) -> Artifact:
+    from edgekit.graph.store import load
+
+    return save_program(load(source), context, made_by="capture")
+
+
+def _capture(config: ModelConfig, context: Context) -> Artifact:
+    from torch import nn
+
+    from edgekit.graph.capture import capture, load_factory, load_weights
+
+    if config.python is None:  # the validator rules it out
+        raise UsageError("`model:` names no code.", "Give `python: module:factory`.")
+    factory = load_factory(config.python, context.base)
+    try:
+        module = factory()
+    except Exception as e:
+        raise UsageError(
+            f"The factory {config.python} raised {type(e).__name__}: {e}",
+            "Call it on its own to see the traceback; it must give a torch.nn.Module.",
+        ) from e
+    if not isinstance(module, nn.Module):
+        raise UsageError(
+            f"The factory {config.python} gave a {type(module).__name__}, not a torch.nn.Module.",
+            "Return the network itself.",
+        )
+    if config.weights:
+        load_weights(module, context.base / config.weights)
+    else:
+        context.warn("No weights were given: the network is as its factory initialised it.")
+    example, dynamic = _example(config, context)
+    program = capture(module, example, dynamic=dynamic, imports=config.imports)
+    return save_program(program, context, made_by="capture")
+
+
+def _example(
+    config: ModelConfig, context: Context
+) -> tuple[dict[str, "Tensor"], dict[str, tuple[int | str, ...]]]:
+    """Example inputs and dynamic dimensions, from the recipe's specs or from the data."""
+    import torch
+
+    if config.inputs is None and context.data is None:
+        raise UsageError(
+            "Nothing says what goes into the network.",
+            "Give `model: inputs:` with shapes, or a `data:` section.",
+        )
+    if config.inputs is not None:
+        shapes = {name: spec.shape for name, spec in config.inputs.items()}
+        dtypes = {name: spec.dtype for name, spec in config.inputs.items()}
+    elif context.data is not None:
+        shapes = {s.name: s.shape for s in context.data.inputs}
+        dtypes = {s.name: s.dtype for s in context.data.inputs}
+    generator = torch.Generator().manual_seed(context.seed)
+    example = {}
+    for name, shape in shapes.items():
+        sizes = [d if isinstance(d, int) else _example_size(d) for d in shape]
+        dtype = getattr(torch, dtypes[name], None)
+        if not isinstance(dtype, torch.dtype):
+            raise UsageError(
+                f"Input {name!r} has the unknown dtype {dtypes[name]!r}.", "Use float32, int64, …"
+            )
+        example[name] = (
+            torch.randn(sizes, generator=generator).to(dtype)
+            if dtype.is_floating_point
+            else torch.zeros(sizes, dtype=dtype)
+        )
+    return example, shapes
+
+
+def _example_size(dim: str) -> int:
+    """An example size for a dynamic dimension: 2 for `batch`, a few units of the multiple else."""
+    factor, star, _ = dim.partition("*")
+    if star and factor.strip().isdigit():
+        return int(factor) * 3
+    return 2 if dim == "batch" else 16
+
+
+def copy_files(artifact: Artifact, out: Path) -> None:
+    """Copy an artifact's files, keeping their names."""
+    for file in artifact.files:
+        shutil.copy2(artifact.root / file, out / file)

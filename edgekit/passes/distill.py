@@ -1,0 +1,71 @@
+"""`distill`: train the network to answer as its teacher does."""
+
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from edgekit.artifact import Artifact, Format, content_hash
+from edgekit.errors import PassError, UsageError
+from edgekit.passes.base import Context, Pass
+from edgekit.passes.capture import save_program
+from edgekit.train.config import TrainConfig
+
+
+class Distill(TrainConfig, Pass):
+    """Logit distillation (Hinton et al., 2015, arXiv:1503.02531), the original as the teacher.
+
+    Attributes:
+        teacher: `original`, or a `.pt2` file relative to the recipe.
+        temperature: both logits are divided by it before the softmax.
+        label_weight: the share of the label loss, between 0 (labels unused) and 1.
+    """
+
+    accepts: ClassVar[frozenset[Format]] = frozenset({"pt2"})
+    produces: ClassVar[Format | None] = "pt2"
+    needs_data: ClassVar[bool] = True
+
+    kind: Literal["distill"] = "distill"
+    teacher: str = "original"
+    temperature: float = Field(default=4.0, gt=0)
+    label_weight: float = Field(default=0.1, ge=0, le=1)
+
+    def reads(self, context: Context) -> tuple[str, ...]:
+        """The teacher's content hash."""
+        if self.teacher == "original" and context.original is not None:
+            return (context.original.content_hash,)
+        return (content_hash([self._teacher_path(context)]),)
+
+    def run(self, artifact: Artifact, context: Context) -> Artifact:
+        """Distil into a `.pt2`."""
+        from edgekit.distill.distill import distill
+        from edgekit.graph.store import load
+
+        if context.data is None:
+            raise PassError(f"{self.title} has no data.", "Add a `data:` section.")
+        program, history = distill(
+            load(artifact.path),
+            load(self._teacher_path(context)),
+            context.data,
+            context.task,
+            self,
+            temperature=self.temperature,
+            label_weight=self.label_weight,
+            seed=context.seed,
+            progress=context.progress,
+            threads=context.threads,
+        )
+        context.notes["history"] = history.to_dict()
+        context.notes["teacher"] = self.reads(context)[0]
+        return save_program(program, context, made_by=self.kind, parents=(artifact,))
+
+    def _teacher_path(self, context: Context) -> Path:
+        if self.teacher != "original":
+            path = context.base / self.teacher
+        elif context.original is not None:
+            path = context.original.path
+        else:
+            raise UsageError("There is no original to learn from.", "Give `teacher: FILE.pt2`.")
+        if path.suffix != ".pt2":
+            raise UsageError(f"The teacher {path} is not a .pt2 program.", "Capture it first.")
+        return path

@@ -1,0 +1,68 @@
+"""`export-onnx`: write the network as a clean ONNX file that computes the same numbers."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import ClassVar, Literal, Self
+
+from pydantic import Field
+
+from edgekit.artifact import Artifact, Format
+from edgekit.passes.base import Context, Pass
+from edgekit.passes.capture import onnx_artifact
+from edgekit.target import Target
+
+DEFAULT_OPSET = 20
+
+
+class ExportOnnx(Pass):
+    """Lower a `.pt2` to ONNX, or clean an ONNX file, and check the numbers.
+
+    Attributes:
+        opset: the ONNX opset; the target's unless given.
+        batches: batch sizes on which the numbers are compared.
+        atol: absolute tolerance of that comparison, float32.
+        rtol: relative tolerance of that comparison.
+    """
+
+    accepts: ClassVar[frozenset[Format]] = frozenset({"pt2", "onnx"})
+    produces: ClassVar[Format | None] = "onnx"
+
+    kind: Literal["export-onnx"] = "export-onnx"
+    opset: int | None = Field(default=None, ge=13)
+    batches: tuple[int, ...] = (1, 2, 5)
+    atol: float = Field(default=1e-4, gt=0)
+    rtol: float = Field(default=1e-3, gt=0)
+
+    def resolve(self, targets: Sequence[Target]) -> Self:
+        """Take the lowest opset of the targets."""
+        if self.opset is not None:
+            return self
+        opset = min((t.opset for t in targets), default=DEFAULT_OPSET)
+        return self.model_copy(update={"opset": opset})
+
+    def run(self, artifact: Artifact, context: Context) -> Artifact:
+        """Write `model.onnx`."""
+        from edgekit.graph.onnx_model import read_onnx, specs
+
+        path = context.out / "model.onnx"
+        if artifact.format == "onnx":
+            from edgekit.lower.clean import clean_onnx
+
+            report = clean_onnx(artifact.path, path)
+        else:
+            from edgekit.graph.store import load
+            from edgekit.lower.export import export_onnx
+
+            report = export_onnx(
+                load(artifact.path),
+                path,
+                opset=self.opset or DEFAULT_OPSET,
+                batches=self.batches,
+                atol=self.atol,
+                rtol=self.rtol,
+            )
+        context.notes.update(asdict(report))
+        for warning in report.warnings:
+            context.warn(warning)
+        inputs, outputs = specs(read_onnx(path))
+        return onnx_artifact(path, inputs, outputs, made_by=self.kind, parents=(artifact,))

@@ -1,0 +1,27 @@
+"""Run recipes and single passes: what the command line and Python scripts call."""
+
+from edgekit.pipeline.gates import raise_for_verdict
+from edgekit.pipeline.run import explain, locate, run_recipe
+from edgekit.pipeline.single import (
+    apply,
+    bench_models,
+    capture,
+    compare_models,
+    evaluate_model,
+    examine_machine,
+    inspect,
+)
+
+__all__ = [
+    "apply",
+    "bench_models",
+    "capture",
+    "compare_models",
+    "evaluate_model",
+    "examine_machine",
+    "explain",
+    "inspect",
+    "locate",
+    "raise_for_verdict",
+    "run_recipe",
+]

@@ -1,0 +1,116 @@
+"""Gates: what was measured, held against what the recipe allows."""
+
+from collections.abc import Sequence
+
+from edgekit.errors import GateError
+from edgekit.recipe import Gate, Gates
+from edgekit.report.schema import Figure, GateReport, RunReport, StepReport
+
+_AT_LEAST = frozenset({"speedup", "agreement", "size_ratio", "macs_ratio"})
+_MB = 1e6
+
+
+def hold(
+    gates: Gates, branch: str, original: StepReport, steps: Sequence[StepReport]
+) -> tuple[GateReport, ...]:
+    """Hold a branch's gates against its last artifact.
+
+    Accuracy, agreement and MACs are a property of the network: where the last artifact cannot run
+    here (an engine without its GPU), those of the file that it was built from count, and the
+    message says so.
+
+    Args:
+        gates: the recipe's budgets.
+        branch: the branch's name.
+        original: the original as measured for this branch's target.
+        steps: the steps that led to the last artifact, the last one last.
+    """
+    return tuple(
+        _hold(name, gate, branch, _observe(name, original, steps))
+        for name, gate in gates.given().items()
+    )
+
+
+def _observe(name: str, original: StepReport, steps: Sequence[StepReport]) -> tuple[Figure, str]:
+    """The figure that a gate looks at, and the step that it belongs to."""
+    last = steps[-1]
+    if name == "accuracy_drop":
+        return _latest([(s.metric_drop, s.name) for s in steps])
+    if name == "agreement":
+        return _latest([(s.changes.agreement, s.name) for s in steps if s.changes])
+    if name == "macs_ratio":
+        macs = _latest([(_ratio(original.macs, s.macs), s.name) for s in steps])
+        return macs
+    if name == "size_ratio":
+        return _ratio(original.size_bytes, last.size_bytes), last.name
+    if name == "size_mb":
+        size = last.size_bytes
+        return (
+            Figure(value=size / _MB, unit="MB")
+            if size is not None
+            else Figure.unavailable("MB"),
+            last.name,
+        )
+    figures = {
+        "speedup": last.speedup,
+        "p50_ms": last.latency_p50_ms,
+        "p90_ms": last.latency_p90_ms,
+        "p99_ms": last.latency_p99_ms,
+        "energy_j": last.energy_j,
+    }
+    return figures[name], last.name
+
+
+def _latest(figures: Sequence[tuple[Figure, str]]) -> tuple[Figure, str]:
+    for figure, step in reversed(figures):
+        if figure.label != "unavailable":
+            return figure, step
+    return figures[-1] if figures else (Figure.unavailable(), "")
+
+
+def _ratio(original: int | None, now: int | None) -> Figure:
+    if original is None or not now:
+        return Figure.unavailable("x", "The file does not tell.")
+    return Figure(value=original / now, unit="x")
+
+
+def _hold(name: str, gate: Gate, branch: str, found: tuple[Figure, str]) -> GateReport:
+    observed, step = found
+    at_most = name not in _AT_LEAST
+    value = observed.value
+    if gate.on == "bound":
+        bound = observed.high if at_most else observed.low
+        value = bound if bound is not None else value
+    end = "" if value == observed.value else " at the unfavourable end of its 95 % interval"
+    if observed.label == "unavailable" or value is None:
+        passed, why = False, f"was not measured: {observed.note or 'no figure'}"
+    elif observed.label == "estimated" and gate.allow != "estimated":
+        passed, why = False, f"is only estimated ({value:.4g}); the recipe may say allow: estimated"
+    else:
+        passed = value <= gate.budget if at_most else value >= gate.budget
+        relation = ("within" if passed else "beyond") + (" at most" if at_most else " at least")
+        why = f"is {value:.4g}{end}, {relation} {gate.budget:g}"
+    return GateReport(
+        name=name,
+        branch=branch,
+        budget=gate.budget,
+        at_most=at_most,
+        observed=observed,
+        passed=passed,
+        message=f"{name} of {step or 'the result'} {why}.",
+    )
+
+
+def raise_for_verdict(report: RunReport) -> None:
+    """Turn failed gates into an error.
+
+    Raises:
+        GateError: names every gate that is not held.
+    """
+    failed = [g for g in report.all_gates() if not g.passed]
+    if failed:
+        lines = "; ".join(f"{g.branch}: {g.message}" for g in failed)
+        raise GateError(
+            f"{len(failed)} gate{'s are' if len(failed) > 1 else ' is'} not held: {lines}",
+            "The report shows every step; change the recipe, or the budget if it is too tight.",
+        )

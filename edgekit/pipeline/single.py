@@ -1,0 +1,359 @@
+"""What can be done to one artifact outside a recipe: one pass, a comparison, a look inside."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit import manifest
+from edgekit import target as targets
+from edgekit.artifact import Artifact, TensorSpec
+from edgekit.errors import RecipeError, UsageError
+from edgekit.evaluate import cost_of, match_inputs, open_artifact, predict, predictor
+from edgekit.manifest import Manifest
+from edgekit.metrics import Task
+from edgekit.passes.base import Context, Pass
+from edgekit.passes.capture import ModelConfig
+from edgekit.pipeline.measure import cpu_threads
+from edgekit.pipeline.run import locked, step_key
+from edgekit.pipeline.step import Made, Store, make
+from edgekit.progress import Progress, Silent
+from edgekit.verify import OutputParity, compare
+
+if TYPE_CHECKING:
+    from edgekit.data import DataConfig, Dataset
+
+_OPTIONAL = {
+    "torch": "edgekit[torch]",
+    "nncf": "edgekit[torch]",
+    "onnxscript": "edgekit[torch]",
+    "tensorrt": "edgekit[tensorrt]",
+    "tensorrt-rtx": "edgekit[tensorrt-rtx]",
+    "openvino": "edgekit[openvino]",
+    "jinja2": "edgekit[report]",
+}
+
+
+def apply(
+    step: Pass,
+    model: Path,
+    out: Path,
+    *,
+    data: "DataConfig | None" = None,
+    task: Task | None = None,
+    target: str | None = None,
+    seed: int = 0,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Manifest:
+    """Run one pass on one artifact.
+
+    Args:
+        step: the pass with its parameters.
+        model: an artifact's folder, a `.pt2` or an `.onnx` file.
+        out: the folder of the new artifact.
+        data: where samples come from, for passes that need them.
+        task: what the network is for.
+        target: a target's name, for passes that take parameters from it.
+        seed: every random choice comes from it.
+        threads: CPU threads.
+        progress: where to show the progress.
+
+    Returns:
+        The new artifact's manifest, as it stands in `out`.
+
+    Raises:
+        EdgekitError: as the pass and its inputs demand.
+    """
+    artifact = open_artifact(model)
+    step = step.resolve((targets.load(target),) if target else ())
+    if artifact.format not in step.accepts:
+        raise UsageError(
+            f"`{step.kind}` takes {' or '.join(sorted(step.accepts))}, not {artifact.format}.",
+            "Give another model, or export it first.",
+        )
+    if step.needs_data and data is None:
+        raise UsageError(f"`{step.kind}` needs data.", "Give it with --data.")
+    context = Context(
+        out=out,
+        seed=seed,
+        task=task or Task(),
+        data=_open(data),
+        threads=threads or cpu_threads(),
+        progress=progress or Silent(),
+    )
+    parent = Made(_foreign(artifact), cached=True)
+    with _place(out) as (store, folder):
+        return make(
+            store,
+            folder,
+            step=step.title,
+            config=step.model_dump(mode="json"),
+            key=step_key(step, parent, context),
+            context=context,
+            run=lambda c: step.run(artifact, c),
+        ).manifest
+
+
+def capture(
+    model: Mapping[str, Any],
+    out: Path,
+    *,
+    data: "DataConfig | None" = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Manifest:
+    """Capture a network into an artifact.
+
+    Args:
+        model: the keys of a recipe's `model:` section.
+        out: the folder of the new artifact.
+        data: where example inputs come from, where `model` has none.
+        seed: seeds the example inputs and the factory.
+        progress: where to show the progress.
+
+    Raises:
+        UsageError: the model cannot be read, built or captured.
+    """
+    from pydantic import ValidationError
+
+    from edgekit.pipeline.step import cache_key
+
+    try:
+        config = ModelConfig.model_validate(dict(model))
+    except ValidationError as e:
+        raise UsageError(
+            f"The model is not valid: {e.errors()[0]['msg']}.", "See `edgekit capture --help`."
+        ) from e
+    context = Context(
+        out=out,
+        seed=seed,
+        task=Task(),
+        data=_open(data),
+        threads=cpu_threads(),
+        progress=progress or Silent(),
+    )
+    key = cache_key(
+        kind="capture",
+        model=config.fingerprint(context.base),
+        data=context.data.summary() if context.data else None,
+        seed=seed,
+        versions=manifest.versions(),
+    )
+    with _place(out) as (store, folder):
+        return make(
+            store,
+            folder,
+            step="capture",
+            config={"kind": "capture", **config.model_dump(mode="json", exclude_none=True)},
+            key=key,
+            context=context,
+            run=config.run,
+        ).manifest
+
+
+def _open(data: "DataConfig | None") -> "Dataset | None":
+    if data is None:
+        return None
+    from edgekit.data import open_data
+
+    return open_data(data, Path.cwd())
+
+
+@contextmanager
+def _place(out: Path) -> Iterator[tuple[Store, Path]]:
+    """The folder of one artifact, with its staging beside it."""
+    out = out.absolute()
+    with locked(out.parent / f".{out.name}.edgekit"):
+        workshop = out.parent / f".{out.name}.edgekit"
+        try:
+            yield Store(workshop, fresh=False), out
+        finally:
+            import shutil
+
+            shutil.rmtree(workshop, ignore_errors=True)
+
+
+def _foreign(artifact: Artifact) -> Manifest:
+    """A manifest for a file that edgekit did not make."""
+    return Manifest(
+        artifact=artifact,
+        step="file",
+        pass_config={},
+        cache_key="",
+        seed=0,
+        versions={},
+        seconds=0.0,
+    )
+
+
+def inspect(model: Path) -> dict[str, Any]:
+    """Say what a model is.
+
+    Returns:
+        `format`, `inputs`, `outputs`, `size_bytes`, `macs` and `parameters` for one sample (None
+        for an engine), `layers` as name to MACs and parameters, `content_hash`, and `made_by`
+        with `notes` and `warnings` where edgekit made it.
+    """
+    artifact = open_artifact(model)
+    cost = cost_of(artifact)
+    found: dict[str, Any] = {
+        "path": str(artifact.path),
+        "format": artifact.format,
+        "inputs": [s.model_dump() for s in artifact.inputs],
+        "outputs": [s.model_dump() for s in artifact.outputs],
+        "size_bytes": artifact.size_bytes,
+        "macs": cost.macs if cost else None,
+        "parameters": cost.parameters if cost else None,
+        "layers": cost.by_layer if cost else {},
+        "content_hash": artifact.content_hash,
+        "made_by": artifact.made_by,
+    }
+    if model.is_dir():
+        known = manifest.read(model)
+        found |= {"notes": known.notes, "warnings": known.warnings, "versions": known.versions}
+    return found
+
+
+def compare_models(
+    a: Path, b: Path, *, data: "DataConfig | None", samples: int = 32, seed: int = 0
+) -> dict[str, OutputParity]:
+    """Compare two models' outputs on the evaluation split, or on random inputs.
+
+    Args:
+        a: the reference.
+        b: the other.
+        data: where inputs come from; None draws random ones.
+        samples: how many random ones.
+        seed: seeds them.
+    """
+    first, second = open_artifact(a), open_artifact(b)
+    if data is not None:
+        dataset = _open(data)
+        if dataset is not None:
+            return compare(
+                predict(first, dataset, "evaluation"), predict(second, dataset, "evaluation")
+            )
+    feeds = random_inputs(first.inputs, samples, seed)
+    names = match_inputs(second, [s.name for s in first.inputs])
+    return compare(
+        predictor(first)(feeds), predictor(second)({n: feeds[src] for n, src in names.items()})
+    )
+
+
+def random_inputs(
+    inputs: Sequence[TensorSpec], samples: int, seed: int
+) -> dict[str, NDArray[Any]]:
+    """Random arrays that fit the inputs: normal for floats, zeros and ones for integers."""
+    rng = np.random.default_rng(seed)
+    feeds: dict[str, NDArray[Any]] = {}
+    for spec in inputs:
+        shape = [
+            d if isinstance(d, int) else samples if i == 0 else _size(d)
+            for i, d in enumerate(spec.shape)
+        ]
+        if spec.dtype.startswith("float"):
+            feeds[spec.name] = rng.standard_normal(shape).astype(spec.dtype)
+        else:
+            feeds[spec.name] = rng.integers(0, 2, shape).astype(spec.dtype)
+    return feeds
+
+
+def _size(dim: str) -> int:
+    factor, star, _ = dim.partition("*")
+    return int(factor) * 2 if star and factor.isdigit() else 16
+
+
+def evaluate_model(
+    model: Path,
+    data: "DataConfig | None",
+    task: Task,
+    *,
+    split: str = "evaluation",
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Any:
+    """Compute a task's metric on one split.
+
+    Returns:
+        `edgekit.metrics.Evaluation`.
+
+    Raises:
+        UsageError: there is no data, or it has no targets.
+    """
+    from edgekit.metrics import evaluate_predictions
+
+    dataset = _open(data)
+    if dataset is None:
+        raise UsageError("`eval` needs data.", "Give it with --data.")
+    if split not in dataset.splits:
+        raise RecipeError(f"There is no split {split!r}.", f"Splits: {', '.join(dataset.splits)}.")
+    outputs = predict(
+        open_artifact(model), dataset, split, threads=threads or cpu_threads(), progress=progress
+    )
+    rows = dataset.splits[split]
+    if dataset.targets is None:
+        raise UsageError("The data has no targets to judge by.", "Name them in `data:`.")
+    evaluation, _ = evaluate_predictions(
+        task, outputs, dataset.targets[rows], [dataset.ids[i] for i in rows]
+    )
+    return evaluation
+
+
+def bench_models(
+    models: Sequence[Path],
+    *,
+    quick: bool = False,
+    threads: int = 1,
+    runtime: str = "onnxruntime",
+    dims: Mapping[str, int] | None = None,
+    layers: bool = False,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Measure the latency of models, interleaved, against the first.
+
+    Args:
+        models: ONNX files or artifacts' folders.
+        quick: the short protocol.
+        threads: the runtime's CPU threads.
+        runtime: what runs them.
+        dims: sizes of dynamic dimensions.
+        layers: time each layer as well, in a separate pass.
+        seed: seeds inputs and the order of the blocks.
+        progress: where to show the progress.
+    """
+    from edgekit.pipeline.benchmark import bench_artifacts
+
+    artifacts = {_label(path, models): open_artifact(path) for path in models}
+    return bench_artifacts(
+        artifacts,
+        runtime=runtime,
+        quick=quick,
+        threads=threads,
+        dims=dict(dims or {}),
+        layers=layers,
+        seed=seed,
+        progress=progress or Silent(),
+    )
+
+
+def _label(path: Path, models: Sequence[Path]) -> str:
+    return path.name if [m.name for m in models].count(path.name) == 1 else str(path)
+
+
+def examine_machine() -> dict[str, Any]:
+    """Say what this machine has: libraries, runtimes, meters; what is missing, and the mend."""
+    from edgekit.pipeline.benchmark import machine
+
+    libraries = {}
+    for name, extra in _OPTIONAL.items():
+        try:
+            libraries[name] = {"version": metadata.version(name)}
+        except metadata.PackageNotFoundError:
+            libraries[name] = {"version": None, "fix": f'pip install "{extra}"'}
+    return {"versions": manifest.versions(), "libraries": libraries, **machine()}

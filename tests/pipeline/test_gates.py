@@ -1,0 +1,87 @@
+"""Gates hold the unfavourable end of a figure's interval, and never pass what was not measured."""
+
+import pytest
+
+from edgekit.errors import GateError
+from edgekit.pipeline.gates import hold, raise_for_verdict
+from edgekit.recipe import Gates
+from edgekit.report.schema import BranchReport, Changes, Figure, RunReport, StepReport
+
+ORIGINAL = StepReport(name="original", size_bytes=1000, macs=800)
+QUANTIZED = StepReport(
+    name="quantize",
+    size_bytes=100,
+    macs=200,
+    metric_drop=Figure(value=0.004, low=-0.001, high=0.009, unit="fraction"),
+    latency_p50_ms=Figure(value=0.2, low=0.19, high=0.21, unit="ms"),
+    latency_p99_ms=Figure(high=0.4, unit="ms"),
+    speedup=Figure(value=3.0, low=2.8, high=3.2, unit="x"),
+    changes=Changes(n=100, agreement=Figure(value=0.99, low=0.97, high=1.0, unit="fraction")),
+)
+ENGINE = StepReport(name="build", size_bytes=150)
+
+
+def verdict(steps: tuple[StepReport, ...] = (QUANTIZED,), **gates: object) -> bool:
+    (gate,) = hold(Gates.model_validate(gates), "x86", ORIGINAL, steps)
+    return gate.passed
+
+
+@pytest.mark.parametrize(
+    ("gate", "passes", "fails"),
+    [
+        ("accuracy_drop", 0.009, 0.0089),
+        ("agreement", 0.97, 0.971),
+        ("speedup", 2.8, 2.81),
+        ("p50_ms", 0.21, 0.209),
+        ("p99_ms", 0.4, 0.39),
+        ("size_mb", 1e-4, 0.9e-4),
+        ("size_ratio", 10, 10.1),
+        ("macs_ratio", 4, 4.1),
+    ],
+)
+def test_the_unfavourable_end_decides(gate: str, passes: float, fails: float) -> None:
+    assert verdict(**{gate: passes})
+    assert not verdict(**{gate: fails})
+
+
+def test_the_value_decides_where_the_recipe_says_so() -> None:
+    assert not verdict(speedup=2.9)
+    assert verdict(speedup={"budget": 2.9, "on": "value"})
+
+
+@pytest.mark.parametrize("gate", ["energy_j", "p90_ms"])
+def test_what_was_not_measured_never_passes(gate: str) -> None:
+    assert not verdict(**{gate: 1e9})
+
+
+def test_an_estimate_passes_only_where_it_is_allowed() -> None:
+    step = QUANTIZED.model_copy(
+        update={"energy_j": Figure(value=0.1, unit="j", label="estimated")}
+    )
+    assert not verdict((step,), energy_j=1.0)
+    assert verdict((step,), energy_j={"budget": 1.0, "allow": "estimated"})
+
+
+def test_an_engine_is_judged_by_the_file_it_was_built_from() -> None:
+    steps = (QUANTIZED, ENGINE)
+    (gate,) = hold(Gates.model_validate({"accuracy_drop": 0.01}), "rtx", ORIGINAL, steps)
+    assert gate.passed
+    assert "accuracy_drop of quantize" in gate.message
+    assert not verdict(steps, speedup=1.0)  # its latency, though, is its own
+
+
+def test_a_failed_gate_is_an_error_that_names_it() -> None:
+    held = hold(Gates.model_validate({"speedup": 9, "p50_ms": 1}), "x86", ORIGINAL, (QUANTIZED,))
+    run = RunReport(
+        edgekit="0",
+        recipe="r",
+        seed=0,
+        started_utc="",
+        seconds=0,
+        original=ORIGINAL,
+        branches=(BranchReport(name="x86", gates=held, status="failed"),),
+        verdict="failed",
+    )
+    with pytest.raises(GateError, match="1 gate is not held: x86: speedup of quantize is 2.8") as e:
+        raise_for_verdict(run)
+    assert e.value.exit_code == 5

@@ -1,0 +1,116 @@
+"""A step's folder is complete or absent, whatever happens; the same key is never made twice."""
+
+from pathlib import Path
+
+import pytest
+
+from edgekit import manifest
+from edgekit.artifact import Artifact, TensorSpec
+from edgekit.errors import PassError, UsageError
+from edgekit.metrics import Task
+from edgekit.passes.base import Context
+from edgekit.pipeline.step import STAGING, Store, cache_key, make
+
+SPEC = TensorSpec(name="x", dtype="float32", shape=("batch", 4))
+
+
+class Work:
+    """A pass that writes a file, counts its runs, and may fail half-way."""
+
+    def __init__(self, error: BaseException | None = None, content: str = "model") -> None:
+        self.runs, self.error, self.content = 0, error, content
+
+    def __call__(self, context: Context) -> Artifact:
+        self.runs += 1
+        (context.out / "model.onnx").write_text(self.content)
+        if self.error:
+            raise self.error
+        context.notes["runs"] = self.runs
+        return Artifact.create(
+            context.out, model="model.onnx", format="onnx", inputs=(SPEC,), outputs=(SPEC,), made_by="work"
+        )
+
+
+def do(out: Path, work: Work, *, folder: str = "01-work", key: str = "k", fresh: bool = False):
+    context = Context(out=out, seed=0, task=Task())
+    return make(
+        Store(out, fresh=fresh), out / folder, step="work", config={}, key=key, context=context, run=work
+    )
+
+
+def test_a_step_is_made_once_and_then_found(tmp_path: Path) -> None:
+    work = Work()
+    first, second = do(tmp_path, work), do(tmp_path, work)
+    assert work.runs == 1
+    assert (first.cached, second.cached) == (False, True)
+    assert first.artifact == second.artifact
+    assert second.artifact.path.read_text() == "model"
+
+
+def test_another_key_or_fresh_makes_it_again(tmp_path: Path) -> None:
+    work = Work()
+    do(tmp_path, work)
+    do(tmp_path, work, key="other")
+    do(tmp_path, work, key="other", fresh=True)
+    assert work.runs == 3
+
+
+def test_the_same_key_elsewhere_in_the_run_is_copied(tmp_path: Path) -> None:
+    work = Work()
+    do(tmp_path, work)
+    copy = do(tmp_path, work, folder="x86/01-work")
+    assert work.runs == 1
+    assert copy.cached
+    assert copy.artifact.root == tmp_path / "x86/01-work"
+
+
+@pytest.mark.parametrize("damage", ["tamper", "truncate", "no manifest"])
+def test_a_damaged_artifact_is_made_again(tmp_path: Path, damage: str) -> None:
+    work = Work()
+    made = do(tmp_path, work)
+    if damage == "tamper":
+        made.artifact.path.write_text("evil!")
+    elif damage == "truncate":
+        (made.artifact.root / manifest.FILE).write_text("{")
+    else:
+        made.artifact.path.unlink()
+    do(tmp_path, work)
+    assert work.runs == 2
+    assert made.artifact.path.read_text() == "model"
+
+
+@pytest.mark.parametrize("error", [ValueError("boom"), OSError(28, "No space left on device")])
+def test_a_failure_leaves_nothing_and_names_the_step(tmp_path: Path, error: Exception) -> None:
+    with pytest.raises(PassError, match="'work'") as raised:
+        do(tmp_path, Work(error))
+    assert raised.value.__cause__ is error
+    assert not (tmp_path / "01-work").exists()
+    assert not (tmp_path / STAGING).exists()
+
+
+def test_ctrl_c_leaves_the_old_artifact_whole(tmp_path: Path) -> None:
+    do(tmp_path, Work())
+    with pytest.raises(KeyboardInterrupt):
+        do(tmp_path, Work(KeyboardInterrupt(), content="new"), key="other")
+    assert (tmp_path / "01-work/model.onnx").read_text() == "model"
+    assert manifest.read(tmp_path / "01-work").cache_key == "k"
+    assert not (tmp_path / STAGING).exists()
+
+
+def test_a_folder_of_the_users_own_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "01-work").mkdir()
+    (tmp_path / "01-work/thesis.txt").write_text("years of work")
+    with pytest.raises(UsageError, match="in the way"):
+        do(tmp_path, Work())
+    assert (tmp_path / "01-work/thesis.txt").read_text() == "years of work"
+
+
+def test_what_a_killed_run_left_is_cleared(tmp_path: Path) -> None:
+    (tmp_path / STAGING / "half").mkdir(parents=True)
+    do(tmp_path, Work())
+    assert not (tmp_path / STAGING).exists()
+
+
+def test_the_cache_key_depends_on_content_not_order() -> None:
+    assert cache_key(a=1, b={"x": 1, "y": 2}) == cache_key(b={"y": 2, "x": 1}, a=1)
+    assert cache_key(a=1) != cache_key(a=2)
