@@ -26,6 +26,8 @@ def markdown(report: RunReport) -> str:
     lines = [
         f"## {_mark(report.verdict)} edgekit: {escape(report.recipe)} {report.verdict}",
         "",
+        escape(view.headline(report)),
+        "",
         *_summary(report),
         *_warnings(report),
     ]
@@ -141,12 +143,11 @@ def _changes(step: StepReport) -> Iterator[str]:
 
 
 def _frozen(report: RunReport) -> Iterator[str]:
-    chains = [report.shared, *(b.steps for b in report.branches)]
-    for step in (s for chain in chains for s in chain):
+    for place, step in view.all_steps(report):
         found = view.frozen(step)
         if not found:
             continue
-        yield from (f"**{escape(step.name)}** left whole, for want of a pruning rule:", "")
+        yield from (f"**{escape(place)}** left whole, for want of a pruning rule:", "")
         yield from _rows(["Operator", "Parameters", "Layers"], numbers=1)
         for f in found[:_FROZEN]:
             layers = ", ".join(f.layers[:5]) + (", …" if len(f.layers) > 5 else "")
@@ -168,7 +169,7 @@ def _facts(report: RunReport) -> Iterator[str]:
             yield _line([escape(f"{section}: {name}"), escape(value)])
     yield from ("", "</details>", "")
     yield (
-        f"edgekit {escape(report.edgekit)} · {escape(report.started_utc)} · the run took "
+        f"edgekit {escape(report.edgekit)} · {escape(view.when(report))} · the run took "
         f"{seconds_text(report.seconds)}, its steps {seconds_text(view.cost_seconds(report))} when "
         "they were made"
     )

@@ -69,6 +69,13 @@ def figure_parts(
     return text(value) + suffix, interval
 
 
+def exact_text(value: float, unit: str) -> str:
+    """Write a number that somebody chose, such as a budget, with the digits they gave."""
+    factor, suffix = _scale(abs(value), unit)
+    digits = f"{value * factor:.10g}".replace("-", MINUS)
+    return digits + (" point" if unit == "points" and value == 1 else suffix)
+
+
 def number(value: float, decimals: int, *, signed: bool = False) -> str:
     """Write one number with a real minus sign, no minus zero, and thin groups of thousands."""
     rounded = round(value, decimals) + 0.0

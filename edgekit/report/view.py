@@ -5,6 +5,7 @@ Texts here are plain; each report escapes them for its own format.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from edgekit.report.schema import BranchReport, Changes, Figure, GateReport, RunReport, StepReport
@@ -13,6 +14,7 @@ from edgekit.report.text import (
     TIMES,
     bytes_text,
     count_text,
+    exact_text,
     figure_parts,
     number,
     seconds_text,
@@ -93,6 +95,36 @@ def final(report: RunReport, branch: BranchReport) -> StepReport | None:
     return made[-1] if made else None
 
 
+def headline(report: RunReport) -> str:
+    """The run in one sentence: gates that failed, branches that were skipped or failed."""
+    gates = list(report.all_gates())
+    failed = sum(not gate.passed for gate in gates)
+    if not gates:
+        text = "No gates were set"
+    elif failed:
+        text = f"{failed} of {_plural(len(gates), 'gate')} beyond budget"
+    else:
+        text = f"{'All ' if len(gates) > 1 else ''}{_plural(len(gates), 'gate')} within budget"
+    for status in ("failed", "skipped"):
+        names = [b.name for b in report.branches if b.status == status]
+        if names:
+            text += f"; {status}: {', '.join(names)}"
+    return text + "."
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" + ("" if count == 1 else "s")
+
+
+def when(report: RunReport) -> str:
+    """When the run started, to the minute; as it stands where it is not ISO 8601."""
+    try:
+        started = datetime.fromisoformat(report.started_utc)
+    except ValueError:
+        return report.started_utc
+    return f"{started:%Y-%m-%d %H:%M} UTC"
+
+
 def metric_name(report: RunReport) -> str:
     """The metric's name as a heading."""
     name = report.metric or "metric"
@@ -105,7 +137,7 @@ def columns(report: RunReport) -> tuple[Column, ...]:
     return (
         Column(metric_name(report), f"on the evaluation split; {way} is better"),
         Column("Drop", "against the original; positive is worse"),
-        Column("p50", "median latency"),
+        Column("Latency p50", "median latency"),
         Column("p90", "90th percentile of latency"),
         Column("p99", "99th percentile of latency"),
         Column("Speed-up", "original's median latency divided by this one's, interleaved"),
@@ -178,7 +210,8 @@ def gate_budget(gate: GateReport) -> str:
     """A gate's budget with its sign: `≤ 1.00 points`."""
     budget = Figure(value=gate.budget, unit=gate.observed.unit, label="derived")
     sign = "≤" if gate.at_most else "≥"
-    return f"{sign} {_gate_figure(budget, gate).format()}"
+    told = _gate_figure(budget, gate)
+    return f"{sign} {exact_text(told.value or 0.0, told.unit)}"
 
 
 def gate_observed(gate: GateReport) -> Cell:
@@ -191,10 +224,18 @@ def _gate_figure(figure: Figure, gate: GateReport) -> Figure:
     return figure.in_points() if "drop" in gate.name else figure
 
 
+def all_steps(report: RunReport) -> Iterator[tuple[str, StepReport]]:
+    """Yield every step that the run made, with its place such as `x86/quantize`."""
+    for step in report.shared:
+        yield step.name, step
+    for branch in report.branches:
+        for step in branch.steps:
+            yield f"{branch.name}/{step.name}", step
+
+
 def cost_seconds(report: RunReport) -> float:
     """Seconds that the steps took when they were made, cached ones included."""
-    everything = [*report.shared, *(s for b in report.branches for s in b.steps)]
-    return sum(s.seconds or 0.0 for s in everything)
+    return sum(step.seconds or 0.0 for _, step in all_steps(report))
 
 
 @dataclass(frozen=True)
@@ -295,15 +336,8 @@ def warnings(report: RunReport) -> Iterator[str]:
     yield from report.warnings
     if report.quick:
         yield "Latencies come from the short benchmark protocol (quick); do not publish them."
-    seen: set[tuple[str, str]] = set()
-    places = [("", (report.original, *report.shared))]
-    places += [(f"{b.name}/", b.steps) for b in report.branches]
-    for prefix, chain in places:
-        for step in chain:
-            for text in step.warnings:
-                if (prefix + step.name, text) not in seen:
-                    seen.add((prefix + step.name, text))
-                    yield f"{prefix}{step.name}: {text}"
+    for place, step in (("original", report.original), *all_steps(report)):
+        yield from (f"{place}: {text}" for text in dict.fromkeys(step.warnings))
 
 
 def facts(report: RunReport) -> dict[str, list[tuple[str, str]]]:
