@@ -1,0 +1,230 @@
+"""Bad input through the installed command: the message names it, the exit code is documented."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.cli.project import DATA, MODEL, RECIPE, write
+from tests.conftest import EDGEKIT, Command
+
+
+def assert_says(
+    done: subprocess.CompletedProcess[str], code: int, *words: str
+) -> None:
+    """The exit code is right, the words are there, and nobody sees a traceback."""
+    assert done.returncode == code, done.stderr
+    for word in words:
+        assert word in done.stderr
+    assert "hint:" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("sparsity: 0.5", "sparsty: 0.5", ("passes[0].sparsty", "line 7", "sparsity")),
+        ("x86-avx2", "x86-avx", ("x86-avx", "Did you mean 'x86-avx2'?")),
+        ("model.py:build", "modle.py:build", ("modle.py",)),
+        ("model.py:build", "model.py:biuld", ("biuld",)),
+        ("data.py:load", "dta.py:load", ("dta.py",)),
+        ("calibration: 30, evaluation: 90", "calibration: 250, evaluation: 90", ("300",)),
+    ],
+)
+def test_a_wrong_recipe(
+    edgekit: Command, tmp_path: Path, old: str, new: str, words: tuple[str, ...]
+) -> None:
+    write(tmp_path, recipe=RECIPE.replace(old, new, 1))
+    assert_says(edgekit("run", "recipe.yaml", "-o", "out"), 2, *words)
+    assert not (tmp_path / "out" / "report.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ("def build():\n    raise RuntimeError('no such checkpoint')\n", ("no such checkpoint",)),
+        ("def build():\n    return 3\n", ("int", "torch.nn.Module")),
+        ("import not_there\n", ("not_there",)),
+        ("def build(:\n", ("model.py",)),
+    ],
+)
+def test_a_factory_that_fails(
+    edgekit: Command, tmp_path: Path, model: str, words: tuple[str, ...]
+) -> None:
+    write(tmp_path, model=model)
+    assert_says(edgekit("run", ".", "-o", "out"), 2, *words)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("    x[[7, 9], 2] = np.nan", ("NaN", "input", "7")),
+        ("    x = x[:0]; targets = targets[:0]", ("empty",)),
+        ("    targets = targets[:-1]", ("299", "300")),
+    ],
+)
+def test_bad_data(edgekit: Command, tmp_path: Path, line: str, words: tuple[str, ...]) -> None:
+    data = DATA.replace("    return", f"{line}\n    return")
+    write(tmp_path, data=data)
+    done = edgekit("run", ".", "-o", "out")
+    assert done.returncode == 2, done.stderr
+    for word in words:
+        assert word.lower() in done.stderr.lower()
+
+
+def test_overlapping_splits_name_the_samples(edgekit: Command, tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        recipe=RECIPE.replace(
+            "split: {calibration: 30, evaluation: 90}",
+            "split: {files: {calibration: c.txt, evaluation: e.txt, train: t.txt}}",
+        ),
+        data=DATA.replace("return {\"input\": x}, targets", "return {\"input\": x}, targets, [f's{i}' for i in range(300)]"),
+    )
+    (tmp_path / "c.txt").write_text("s0\ns1\n")
+    (tmp_path / "e.txt").write_text("s1\ns2\n")
+    (tmp_path / "t.txt").write_text("s3\ns4\n")
+    assert_says(edgekit("run", ".", "-o", "out"), 2, "s1", "calibration", "evaluation")
+
+
+def test_weights_that_do_not_fit_name_the_tensors(edgekit: Command, tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    write(tmp_path)
+    save_file({"0.weight": torch.zeros(4, 8), "9.bias": torch.zeros(3)}, tmp_path / "w.safetensors")
+    done = edgekit(
+        "capture", "model.py:build", "--weights", "w.safetensors", "--input", "input=batch,8", "-o", "out"
+    )
+    assert_says(done, 2, "0.weight", "9.bias", "5.bias")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_pickle_offered_as_weights_is_not_run(edgekit: Command, tmp_path: Path) -> None:
+    write(tmp_path)
+    payload = (
+        "import pickle, os\n"
+        "class Evil:\n"
+        "    def __reduce__(self):\n"
+        "        return (os.system, ('touch pwned',))\n"
+        "pickle.dump({'0.weight': Evil()}, open('w.pt', 'wb'))\n"
+    )
+    subprocess.run([sys.executable, "-c", payload], cwd=tmp_path, check=True)  # noqa: S603
+    done = edgekit("capture", "model.py:build", "--weights", "w.pt", "--input", "input=batch,8", "-o", "out")
+    assert_says(done, 2, "w.pt")
+    assert not (tmp_path / "pwned").exists()
+
+
+@pytest.mark.parametrize("command", ["inspect", "bench", "export", "verify"])
+@pytest.mark.parametrize("name", ["model.onnx", "model.pt2"])
+def test_a_truncated_model(edgekit: Command, tmp_path: Path, command: str, name: str) -> None:
+    path = tmp_path / name
+    if name.endswith(".pt2"):
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("model/models/model.json", "{" * 4000)
+    else:
+        path.write_bytes(b"\x08\x0a\x12\x07pytorch" * 50)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    more = {"export": ("-o", "out"), "verify": (name,)}.get(command, ())
+    assert_says(edgekit(command, name, *more), 2, name)
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("run", "gone.yaml", "-o", "out"),
+        ("inspect", "gone.onnx"),
+        ("bench", "gone.onnx"),
+        ("verify", "gone.onnx", "gone.onnx"),
+        ("prune", "gone.pt2", "--sparsity", "0.5", "-o", "out"),
+    ],
+)
+def test_a_missing_file_is_named(edgekit: Command, args: tuple[str, ...]) -> None:
+    assert_says(edgekit(*args), 2, "gone.")
+
+
+def test_an_output_folder_that_is_a_file(edgekit: Command, tmp_path: Path) -> None:
+    write(tmp_path)
+    (tmp_path / "out").write_text("not a folder")
+    assert_says(edgekit("run", ".", "-o", "out"), 2, "out")
+
+
+def test_an_output_folder_that_cannot_be_written(edgekit: Command, tmp_path: Path) -> None:
+    write(tmp_path)
+    # root may write anywhere but here
+    assert_says(edgekit("run", ".", "-o", "/proc/edgekit"), 2, "/proc/edgekit")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
+def test_a_full_disk(edgekit: Command, tmp_path: Path) -> None:
+    write(tmp_path)
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(  # noqa: S603
+        ["mount", "-t", "tmpfs", "-o", "size=48k", "tmpfs", str(small)],  # noqa: S607
+        capture_output=True,
+        check=False,
+    )
+    if mounted.returncode:
+        pytest.skip("this sandbox does not allow mounting a tmpfs")
+    try:
+        done = edgekit("run", ".", "-o", small / "out")
+        assert_says(done, 4, "No space left on device")
+        left = [p for p in (small / "out").rglob("*") if p.is_file() and p.name != ".lock"]
+        assert all((p.parent / "manifest.json").exists() for p in left), left
+    finally:
+        subprocess.run(["umount", str(small)], check=True)  # noqa: S603, S607
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", ["original", "01-prune", "02-distill", "x86/01-export-onnx"])
+def test_ctrl_c_in_every_step_loses_nothing(tmp_path: Path, step: str) -> None:
+    """Interrupt just after the step before this one was finished, then run to the end."""
+    write(tmp_path, recipe=RECIPE.replace("epochs: 2", "epochs: 40"))
+    process = subprocess.Popen(  # noqa: S603
+        [str(EDGEKIT), "run", ".", "-o", "out"],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    done_before = {
+        "original": ".lock",
+        "01-prune": "00-original/manifest.json",
+        "02-distill": "01-prune/manifest.json",
+        "x86/01-export-onnx": "02-distill/manifest.json",
+    }[step]
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "out" / done_before).exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    assert "Traceback" not in stderr
+    assert "Interrupted" in stderr
+    assert not (tmp_path / "out" / ".staging").exists()
+    for folder in (tmp_path / "out").glob("[0-9]*"):
+        assert (folder / "manifest.json").exists()
+
+
+def test_a_second_run_in_the_same_folder_is_refused(edgekit: Command, tmp_path: Path) -> None:
+    import fcntl
+
+    write(tmp_path)
+    (tmp_path / "out").mkdir()
+    with (tmp_path / "out/.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert_says(edgekit("run", ".", "-o", "out"), 2, "Another run")
+
+
+def test_data_a_pass_needs(edgekit: Command, tmp_path: Path) -> None:
+    write(tmp_path, model=MODEL)
+    made = edgekit("capture", "model.py:build", "--input", "input=batch,8", "-o", "model")
+    assert made.returncode == 0, made.stderr
+    done = edgekit("finetune", "model", "--data", "nothing.parquet", "-o", "out")
+    assert_says(done, 2, "nothing.parquet")

@@ -1,0 +1,39 @@
+"""What the tests share: the installed command, and small real networks in files."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+EDGEKIT = Path(sys.executable).with_name("edgekit")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Two test processes on two cores must not fight for them."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture
+def edgekit(tmp_path: Path) -> Command:
+    """Run the installed command in a folder of its own, as a user does."""
+
+    def run(*args: object, cwd: Path | None = None, **options: object) -> subprocess.CompletedProcess[str]:
+        env = {**os.environ, "COLUMNS": "200", "NO_COLOR": "1"}
+        return subprocess.run(  # noqa: S603
+            [str(EDGEKIT), *map(str, args)],
+            cwd=cwd or tmp_path,
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+            **options,
+        )
+
+    return run
