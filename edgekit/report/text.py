@@ -59,13 +59,12 @@ def figure_parts(
     if value is None:
         if low is not None and high is not None:
             return f"[{text(low)}, {text(high)}]{suffix}", ""
-        bound, sign = (high, "≤") if high is not None else (low, "≥")
-        return f"{sign} {_bound((bound or 0.0) * factor, upper=sign == '≤')}{suffix}", ""
+        return _one_sided(low, high, factor) + suffix, ""
     interval = ""
     if low is not None and high is not None:
         interval = f"[{text(low)}, {text(high)}]"
     elif low is not None or high is not None:
-        interval = f"(≤ {text(high)})" if high is not None else f"(≥ {text(low or 0.0)})"
+        interval = f"({_one_sided(low, high, factor)})"
     return text(value) + suffix, interval
 
 
@@ -83,6 +82,12 @@ def number(value: float, decimals: int, *, signed: bool = False) -> str:
     if rounded < 0:
         return MINUS + text
     return f"+{text}" if signed and rounded > 0 else text
+
+
+def _one_sided(low: float | None, high: float | None, factor: float) -> str:
+    if high is not None:
+        return f"≤ {_bound(high * factor, upper=True)}"
+    return f"≥ {_bound((low or 0.0) * factor, upper=False)}"
 
 
 def _bound(value: float, *, upper: bool) -> str:
@@ -111,7 +116,7 @@ def _decimals(known: list[float], has_value: bool) -> int:
     wanted = 2 - math.floor(math.log10(first)) if first > 0 else 1
     spread = max(known) - min(known)
     if spread > 0:
-        half = -math.floor(math.log10(spread / 2))
+        half = -math.floor(math.log10(spread / 2 * 1.000001))
         # A value near zero needs no more digits than its interval.
         wanted = max(half, min(wanted, half + 1))
     return min(max(wanted, 0), 9)
