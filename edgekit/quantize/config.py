@@ -1,7 +1,5 @@
 """How post-training quantization is done: data alone, so that a recipe can hold it."""
 
-from typing import Literal
-
 from pydantic import BaseModel, ConfigDict, Field
 
 
