@@ -36,6 +36,7 @@ def html(report: RunReport) -> str:
     template = _environment().get_template("report.html.j2")
     return template.render(
         report=report,
+        has_results=view.has_results,
         parts=[_part(report, branch) for branch in report.branches],
         shared=None if report.branches else view.table(report, None),
         metric=view.metric_name(report),

@@ -67,7 +67,7 @@ def _branch(report: RunReport, branch: BranchReport) -> Iterator[str]:
     yield from (f"### {escape(branch.name)}{target}: {branch.status}", "")
     if branch.reason:
         yield from (f"{branch.status.capitalize()}: {escape(branch.reason)}", "")
-    if branch.status == "skipped":
+    if not view.has_results(branch):
         return
     yield from _gates(branch.gates)
     yield from _table(report, branch)

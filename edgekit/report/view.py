@@ -85,14 +85,17 @@ def steps(report: RunReport, branch: BranchReport | None) -> tuple[StepReport, .
 
 
 def final(report: RunReport, branch: BranchReport) -> StepReport | None:
-    """The last artifact that was made for a branch, None where there is nothing but the original.
+    """The artifact that a branch ends with; None where a step of it is missing."""
+    chain = steps(report, branch)[1:]
+    whole = branch.status != "skipped" and all(s.status in {"done", "cached"} for s in chain)
+    return chain[-1] if chain and whole else None
 
-    A branch that did not run its own steps has made nothing, whatever the shared chain did.
-    """
-    if branch.status == "skipped":
-        return None
-    made = [s for s in steps(report, branch)[1:] if s.status in {"done", "cached"}]
-    return made[-1] if made else None
+
+def has_results(branch: BranchReport) -> bool:
+    """Whether there is more to tell of a branch than why it was skipped."""
+    if branch.status != "skipped":
+        return True
+    return any(s.status in {"done", "cached"} for s in branch.steps)
 
 
 def headline(report: RunReport) -> str:

@@ -322,6 +322,19 @@ def test_junit_is_well_formed_whatever_the_names(bad):
 # --- what is shown
 
 
+def test_a_branch_that_stopped_half_way_shows_what_it_made(report):
+    pytest.importorskip("jinja2")
+    made = report.branches[0].steps[0]
+    lost = StepReport(name="build-tensorrt", status="skipped", reason="no TensorRT")
+    half = BranchReport(name="rtx", status="skipped", reason="no TensorRT", steps=(made, lost))
+    run = report.model_copy(update={"branches": (half,)})
+    assert view.final(run, half) is None
+    for text in (markdown(run), Page(html(run)).text):
+        assert "export-onnx" in text
+        assert "0.276 ms" in text
+        assert "no TensorRT" in text
+
+
 def test_notes_of_any_form_do_no_harm():
     for notes in ({"frozen": 3}, {"frozen": {"op": "x"}}, {"excluded": "x"}, {"excluded": [1]}):
         step = StepReport(name="s", notes=notes)
