@@ -245,6 +245,8 @@ class BranchReport(_Frozen):
         name: the branch's name in the recipe.
         target: the target's name.
         original: the original as it runs on this target; None where it was not measured here.
+        shared: the shared chain's steps as they run on this target; empty where they were not
+            measured here.
         steps: the branch's own steps, in order.
         gates: its gates.
         status: `passed`, `failed` or `skipped`.
@@ -256,6 +258,7 @@ class BranchReport(_Frozen):
     name: str
     target: str = ""
     original: StepReport | None = None
+    shared: tuple[StepReport, ...] = ()
     steps: tuple[StepReport, ...] = ()
     gates: tuple[GateReport, ...] = ()
     status: BranchStatus = "passed"

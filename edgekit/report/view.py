@@ -80,8 +80,10 @@ class _Footnotes:
 
 def steps(report: RunReport, branch: BranchReport | None) -> tuple[StepReport, ...]:
     """The original, the shared chain, and the branch's own steps, in order."""
-    original = (branch.original if branch else None) or report.original
-    return (original, *report.shared, *(branch.steps if branch else ()))
+    if branch is None:
+        return (report.original, *report.shared)
+    original = branch.original or report.original
+    return (original, *(branch.shared or report.shared), *branch.steps)
 
 
 def final(report: RunReport, branch: BranchReport) -> StepReport | None:

@@ -378,14 +378,21 @@ def test_every_tick_is_round_and_the_span_is_covered():
 def test_points_stand_where_their_figures_are(report):
     branch = report.branches[0]
     plot = plots.scatter(view.steps(report, branch))
-    assert [p.name for p in plot.points] == ["original", "export-onnx", "quantize"]
-    assert plot.absent == ("prune", "distill")
-    original, _, last = plot.points
+    names = ["original", "prune", "distill", "export-onnx", "quantize"]
+    assert [p.name for p in plot.points] == names
+    assert plot.absent == ()
+    original, last = plot.points[0], plot.points[-1]
     assert last.x < original.x
     assert last.y > original.y
     assert last.top < last.y < last.bottom
     scale = (plot.right - plot.left) / 0.8
     assert last.x == pytest.approx(plot.left + 0.184 * scale, abs=0.1)
+
+
+def test_steps_without_a_latency_are_named_beside_the_plot(report):
+    plot = plots.scatter(view.steps(report, report.branches[1]))
+    assert [p.name for p in plot.points] == ["original", "quantize"]
+    assert plot.absent == ("prune", "distill")
 
 
 def test_one_known_point_is_no_plot(report):
