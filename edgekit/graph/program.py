@@ -73,7 +73,7 @@ class Program:
             Standard normal floats; integers within the range that the capture's example had.
         """
         generator = torch.Generator().manual_seed(seed)
-        sizes = {**self.dim_sizes(), self._batch_dim(): batch}
+        sizes = {**self.dim_sizes(), self.batch_dim(): batch}
         tensors = []
         for spec in self.inputs:
             shape = []
@@ -94,7 +94,8 @@ class Program:
                 found[node.name] = path
         return found
 
-    def _batch_dim(self) -> str:
+    def batch_dim(self) -> str:
+        """The name of the dynamic batch dimension, empty where the batch is static."""
         names = {e for spec in self.inputs for e in spec.shape if isinstance(e, str)}
         if "batch" in names:
             return "batch"

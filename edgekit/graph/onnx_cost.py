@@ -1,0 +1,232 @@
+"""MACs and parameters of an ONNX model, quantized or not.
+
+Weights are followed through DequantizeLinear, so that the Q/DQ form of a layer costs what the layer
+costs; scales and zero points are not parameters.
+"""
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from edgekit.graph.macs import Cost
+
+if TYPE_CHECKING:
+    import onnx
+
+Shape = tuple[int, ...]
+
+
+def onnx_cost(model: "onnx.ModelProto", dims: Mapping[str, int] | None = None) -> Cost:
+    """Count a model's MACs and parameters for one sample.
+
+    Args:
+        model: with its weights as initializers or Constant nodes.
+        dims: sizes of dynamic dimensions by name. The first axis of the inputs counts as 1, and
+            any other dimension that is not given as one unit (`32*h` as 32).
+
+    Returns:
+        The cost; `by_layer` is keyed by node name, and nodes whose shapes cannot be inferred are
+        in `uncounted`.
+    """
+    shapes = _Shapes(model, dims or {})
+    layers: dict[str, tuple[int, int]] = {}
+    uncounted: list[str] = []
+    counted: set[str] = set()
+    for index, node in enumerate(model.graph.node):
+        key = node.name or f"{node.op_type}_{index}"
+        rule = _RULES.get(node.op_type)
+        macs = 0
+        if rule is not None:
+            try:
+                macs = rule(node, shapes)
+            except (KeyError, IndexError, ValueError):
+                uncounted.append(key)
+        elif any(a.HasField("g") or a.graphs for a in node.attribute):
+            uncounted.append(key)
+        parameters = 0
+        for name in _weights(node, shapes):
+            if name not in counted:
+                counted.add(name)
+                parameters += math.prod(shapes.weights[name])
+        if macs or parameters:
+            old = layers.get(key, (0, 0))
+            layers[key] = (old[0] + macs, old[1] + parameters)
+    return Cost(
+        macs=sum(m for m, _ in layers.values()),
+        parameters=sum(p for _, p in layers.values()),
+        by_layer=layers,
+        uncounted=tuple(uncounted),
+    )
+
+
+class _Shapes:
+    """Shapes of a model's tensors, with dynamic dimensions fixed.
+
+    Attributes:
+        known: tensor name to shape.
+        weights: the same for initializers and constants.
+        source: output of Q/DQ, Identity, Cast, Transpose and Reshape to the weight that it carries.
+    """
+
+    def __init__(self, model: "onnx.ModelProto", dims: Mapping[str, int]) -> None:
+        graph = model.graph
+        self.weights: dict[str, Shape] = {t.name: tuple(t.dims) for t in graph.initializer}
+        self.floating = {t.name for t in graph.initializer if t.data_type in _FLOATS}
+        self.source: dict[str, str] = {}
+        for node in graph.node:
+            for attribute in node.attribute:
+                if node.op_type == "Constant" and attribute.HasField("t"):
+                    self.weights[node.output[0]] = tuple(attribute.t.dims)
+                    if attribute.t.data_type in _FLOATS:
+                        self.floating.add(node.output[0])
+            carried = node.input[0] if node.input else ""
+            carried = self.source.get(carried, carried)
+            if node.op_type in _CARRIERS and carried in self.weights:
+                self.source[node.output[0]] = carried
+        self.known = {**_inferred(model, dims), **self.weights}
+
+    def __call__(self, name: str) -> Shape:
+        if name not in self.known and name in self.source:
+            return self.weights[self.source[name]]
+        return self.known[name]
+
+
+def _inferred(model: "onnx.ModelProto", dims: Mapping[str, int]) -> dict[str, Shape]:
+    """Run shape inference on a copy without tensor data, with every input's shape fixed."""
+    import onnx
+
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    del copy.graph.value_info[:]
+    held = {t.name for t in copy.graph.initializer}
+    for value in copy.graph.input:
+        if value.name in held:
+            continue
+        for axis, dim in enumerate(value.type.tensor_type.shape.dim):
+            if not dim.HasField("dim_value"):
+                dim.dim_value = _fixed(dim.dim_param, axis, dims)
+    for value in copy.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    for tensor in copy.graph.initializer:
+        if tensor.data_type in _FLOATS and len(tensor.raw_data) > 1024:
+            tensor.ClearField("raw_data")
+    copy = onnx.shape_inference.infer_shapes(copy, data_prop=True)
+    found: dict[str, Shape] = {}
+    for value in (*copy.graph.input, *copy.graph.value_info, *copy.graph.output):
+        shape = value.type.tensor_type.shape
+        if all(dim.HasField("dim_value") for dim in shape.dim) and value.type.tensor_type.HasField(
+            "shape"
+        ):
+            found[value.name] = tuple(dim.dim_value for dim in shape.dim)
+    return found
+
+
+def _fixed(text: str, axis: int, dims: Mapping[str, int]) -> int:
+    if text in dims:
+        return dims[text]
+    found = re.fullmatch(r"(?:(\d+)\s*\*\s*)?(\w+)", text or "one")
+    factor, name = (int(found[1] or 1), found[2]) if found else (1, "")
+    if axis == 0 and name not in dims:
+        return 1
+    return factor * dims.get(name, 1)
+
+
+def _weights(node: "onnx.NodeProto", shapes: _Shapes) -> list[str]:
+    """Names of the weights among a node's inputs, scales and zero points left out."""
+    if node.op_type in _CARRIERS or node.op_type in _SETTINGS:
+        return []
+    slots = _QUANTIZED_SLOTS.get(node.op_type)
+    found = []
+    for place, name in enumerate(node.input):
+        if slots is not None and place not in slots:
+            continue
+        if node.op_type == "BatchNormalization" and place > 2:
+            continue  # running statistics are not trained
+        root = shapes.source.get(name, name)
+        if root not in shapes.weights:
+            continue
+        carried = root != name or slots is not None
+        if carried or (root in shapes.floating and shapes.weights[root] != ()):
+            found.append(root)
+    return found
+
+
+def _conv(node: "onnx.NodeProto", shapes: _Shapes, weight: int = 1) -> int:
+    return math.prod(shapes(node.output[0])) * math.prod(shapes(node.input[weight])[1:])
+
+
+def _conv_transpose(node: "onnx.NodeProto", shapes: _Shapes) -> int:
+    return math.prod(shapes(node.input[0])) * math.prod(shapes(node.input[1])[1:])
+
+
+def _gemm(node: "onnx.NodeProto", shapes: _Shapes) -> int:
+    transposed = any(a.name == "transA" and a.i for a in node.attribute)
+    left = shapes(node.input[0])
+    return math.prod(shapes(node.output[0])) * (left[0] if transposed else left[-1])
+
+
+def _matmul(node: "onnx.NodeProto", shapes: _Shapes) -> int:
+    return math.prod(shapes(node.output[0])) * shapes(node.input[0])[-1]
+
+
+def _qlinear_matmul(node: "onnx.NodeProto", shapes: _Shapes) -> int:
+    left, right = shapes(node.input[0]), shapes(node.input[3])
+    batch = math.prod(left[:-2]) if len(left) >= len(right) else math.prod(right[:-2])
+    return batch * left[-2] * left[-1] * right[-1]
+
+
+def _recurrent(node: "onnx.NodeProto", shapes: _Shapes) -> int:
+    """Input (time, batch, features); weights (directions, gates * hidden, features)."""
+    steps = math.prod(shapes(node.input[0])[:-1])
+    return steps * sum(math.prod(shapes(name)) for name in node.input[1:3])
+
+
+def _einsum(node: "onnx.NodeProto", shapes: _Shapes) -> int:
+    equation = next(a.s.decode() for a in node.attribute if a.name == "equation")
+    terms = equation.replace(" ", "").split("->")[0].split(",")
+    if "." in equation or len(terms) != 2:
+        raise ValueError(equation)
+    letters: dict[str, int] = {}
+    for term, name in zip(terms, node.input, strict=True):
+        for letter, size in zip(term, shapes(name), strict=True):
+            letters[letter] = max(size, letters.get(letter, 1))
+    return math.prod(letters.values())
+
+
+_FLOATS = frozenset({1, 10, 11, 16})  # float32, float16, float64, bfloat16
+_CARRIERS = frozenset(
+    {"QuantizeLinear", "DequantizeLinear", "Identity", "Cast", "Transpose", "Reshape"}
+)
+_SETTINGS = frozenset({"Clip", "Resize", "Pad", "Constant", "ConstantOfShape", "Range", "Upsample"})
+_QUANTIZED_SLOTS = {
+    "QLinearConv": (3, 8),
+    "QLinearMatMul": (0, 3),
+    "ConvInteger": (0, 1),
+    "MatMulInteger": (0, 1),
+    "QGemm": (0, 3, 6),
+    "DynamicQuantizeLSTM": (1, 2, 3),
+    "DynamicQuantizeMatMul": (0, 1, 4),
+    "MatMulIntegerToFloat": (0, 1, 6),
+}
+_RULES: dict[str, Callable[["onnx.NodeProto", _Shapes], int]] = {
+    "Conv": _conv,
+    "FusedConv": _conv,
+    "ConvInteger": _conv,
+    "QLinearConv": lambda node, shapes: _conv(node, shapes, weight=3),
+    "ConvTranspose": _conv_transpose,
+    "Gemm": _gemm,
+    "FusedGemm": _gemm,
+    "MatMul": _matmul,
+    "FusedMatMul": _matmul,
+    "MatMulInteger": _matmul,
+    "DynamicQuantizeMatMul": _matmul,
+    "MatMulIntegerToFloat": _matmul,
+    "QLinearMatMul": _qlinear_matmul,
+    "QGemm": _qlinear_matmul,
+    "LSTM": _recurrent,
+    "GRU": _recurrent,
+    "RNN": _recurrent,
+    "DynamicQuantizeLSTM": _recurrent,
+    "Einsum": _einsum,
+}
