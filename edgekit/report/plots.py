@@ -14,6 +14,7 @@ WIDTH, HEIGHT = 520, 370
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 16, 16, 44
 _CHAR = 7.0  # width of a character, with room for the larger type on a phone
 _LINE = 15.0
+_NEAR = 9.0  # points closer than this lie on one another
 BAR_WIDTH, BAR_ROW, _LONGEST_NAME = 340, 36, 26
 
 
@@ -36,11 +37,19 @@ class Point:
     right: float
     top: float
     bottom: float
-    label_x: float
-    label_y: float
-    anchor: str
     kind: str
     said: str
+
+
+@dataclass(frozen=True)
+class Text:
+    """The name of a point, or of several that lie on one another."""
+
+    text: str
+    x: float
+    y: float
+    anchor: str
+    kind: str
 
 
 @dataclass(frozen=True)
@@ -48,6 +57,7 @@ class Scatter:
     """Metric against latency."""
 
     points: tuple[Point, ...]
+    labels: tuple[Text, ...]
     xs: tuple[Tick, ...]
     ys: tuple[Tick, ...]
     absent: tuple[str, ...]
@@ -80,34 +90,26 @@ def scatter(steps: Sequence[StepReport]) -> Scatter | None:
     def y_of(v: float) -> float:
         return HEIGHT - _BOTTOM - (v - ys[0]) / (ys[-1] - ys[0]) * (HEIGHT - _TOP - _BOTTOM)
 
-    places = [
-        (x_of(s.latency_p50_ms.value or 0.0), y_of(s.metric.value or 0.0), _shorten(s.name))
-        for s in known
-    ]
-    labels = _place_labels(places)
-    points = []
-    for i, (step, (x, y, name), (lx, ly, anchor)) in enumerate(
-        zip(known, places, labels, strict=True)
-    ):
+    spots = []
+    for i, step in enumerate(known):
         (x_low, x_high), (y_low, y_high) = _ends(step.latency_p50_ms), _ends(step.metric)
-        points.append(
+        spots.append(
             Point(
-                name=name,
-                x=_r(x),
-                y=_r(y),
+                name=step.name,
+                x=_r(x_of(step.latency_p50_ms.value or 0.0)),
+                y=_r(y_of(step.metric.value or 0.0)),
                 left=_r(x_of(x_low)),
                 right=_r(x_of(x_high)),
                 top=_r(y_of(y_high)),
                 bottom=_r(y_of(y_low)),
-                label_x=_r(lx),
-                label_y=_r(ly),
-                anchor=anchor,
                 kind="first" if i == 0 else "last" if i == len(known) - 1 else "middle",
                 said=f"{step.name}: {step.metric.format()}, {step.latency_p50_ms.format()}",
             )
         )
+    points = tuple(spots)
     return Scatter(
-        points=tuple(points),
+        points=points,
+        labels=_place_labels(points),
         xs=tuple(Tick(_r(x_of(v)), exact_text(v, "")) for v in xs),
         ys=tuple(Tick(_r(y_of(v)), exact_text(v, unit)) for v in ys),
         absent=tuple(s.name for s in steps if s not in known),
@@ -136,30 +138,47 @@ def _ends(figure: Figure) -> tuple[float, float]:
     return low, high
 
 
-def _place_labels(places: Sequence[tuple[float, float, str]]) -> list[tuple[float, float, str]]:
-    """Put each label beside its point where it covers neither a point nor an earlier label."""
-    taken = [(x - 7, y - 7, x + 7, y + 7) for x, y, _ in places]
+def _place_labels(points: Sequence[Point]) -> tuple[Text, ...]:
+    """Put each name beside its point where it covers no point, no interval and no other name.
+
+    Points that lie on one another share one name. The last step chooses first.
+    """
+    taken = [(p.x - 7, p.y - 7, p.x + 7, p.y + 7) for p in points]
+    taken += [(p.x - 2, p.top, p.x + 2, p.bottom) for p in points]
+    groups: list[list[Point]] = []
+    for point in reversed(points):
+        near = (g for g in groups if math.dist((g[0].x, g[0].y), (point.x, point.y)) < _NEAR)
+        group = next(near, None)
+        groups.append([point]) if group is None else group.insert(1, point)
     labels = []
-    for x, y, name in places:
-        width = len(name) * _CHAR
-        choices = [
-            (x + 10, y - 8, "start", x + 10),
-            (x - 10, y - 8, "end", x - 10 - width),
-            (x + 10, y + 16, "start", x + 10),
-            (x - 10, y + 16, "end", x - 10 - width),
-            (x + 10, y - 8 - _LINE, "start", x + 10),
-            (x + 10, y + 16 + _LINE, "start", x + 10),
-        ]
-        inside = [c for c in choices if c[3] >= _LEFT and c[3] + width <= WIDTH] or choices[:1]
-        best = min(inside, key=lambda c: _overlap((c[3], c[1] - 11, c[3] + width, c[1] + 3), taken))
-        taken.append((best[3], best[1] - 11, best[3] + width, best[1] + 3))
-        labels.append((best[0], best[1], best[2]))
-    return labels
+    for group in groups:
+        first = group[0]
+        text = _shorten(", ".join(p.name for p in [*group[1:], first]), _LONGEST_NAME + 8)
+        best = min(
+            _choices(first.x, first.y, len(text) * _CHAR),
+            key=lambda c: _overlap(c[0], taken),
+        )
+        taken.append(best[0])
+        labels.append(Text(text, _r(best[1]), _r(best[0][3] - 3), best[2], first.kind))
+    return tuple(labels)
 
 
-def _overlap(
-    box: tuple[float, float, float, float], others: Iterable[tuple[float, float, float, float]]
-) -> float:
+_Box = tuple[float, float, float, float]
+
+
+def _choices(x: float, y: float, width: float) -> list[tuple[_Box, float, str]]:
+    """Where a label may stand, best first: its box, its x and its anchor; never off the plot."""
+    found = []
+    for down in (-8.0, 16.0, -8.0 - _LINE, 16.0 + _LINE):
+        for anchor, left in (("start", x + 10), ("end", x - 10 - width)):
+            box = (left, y + down - 11, left + width, y + down + 3)
+            at = left if anchor == "start" else left + width
+            found.append((box, at, anchor))
+    inside = [c for c in found if c[0][0] >= _LEFT and c[0][2] <= WIDTH]
+    return inside or found[:1]
+
+
+def _overlap(box: _Box, others: Iterable[_Box]) -> float:
     total = 0.0
     for other in others:
         wide = min(box[2], other[2]) - max(box[0], other[0])
@@ -253,8 +272,8 @@ def _bars(
     return Bars(title, slug, tuple(drawn), _r(scale), float(len(known) * BAR_ROW), said)
 
 
-def _shorten(name: str) -> str:
-    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
+def _shorten(name: str, longest: int = _LONGEST_NAME) -> str:
+    return name if len(name) <= longest else f"{name[: longest - 1]}…"
 
 
 def _r(value: float) -> float:

@@ -247,6 +247,7 @@ class BranchReport(_Frozen):
         original: the original as it runs on this target; None where it was not measured here.
         shared: the shared chain's steps as they run on this target; empty where they were not
             measured here.
+        shared: the shared chain as it runs on this target; empty where it was not measured here.
         steps: the branch's own steps, in order.
         gates: its gates.
         status: `passed`, `failed` or `skipped`.

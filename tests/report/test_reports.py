@@ -389,6 +389,27 @@ def test_points_stand_where_their_figures_are(report):
     assert last.x == pytest.approx(plot.left + 0.184 * scale, abs=0.1)
 
 
+def test_names_in_the_plot_cover_nothing_and_points_on_one_spot_share_one(report):
+    plot = plots.scatter(view.steps(report, report.branches[0]))
+    assert {t.text for t in plot.labels} == {
+        "original",
+        "prune",
+        "quantize",
+        "distill, export-onnx",
+    }
+    boxes = []
+    for label in plot.labels:
+        width = len(label.text) * 6
+        left = label.x if label.anchor == "start" else label.x - width
+        boxes.append((left, label.y - 10, left + width, label.y + 2))
+    dots = [(p.x - 6, p.y - 6, p.x + 6, p.y + 6) for p in plot.points]
+    for i, box in enumerate(boxes):
+        assert plot.left <= box[0] <= box[2] <= plot.width
+        for other in (*dots, *boxes[:i]):
+            apart = box[2] <= other[0] or other[2] <= box[0]
+            assert apart or box[3] <= other[1] or other[3] <= box[1]
+
+
 def test_steps_without_a_latency_are_named_beside_the_plot(report):
     plot = plots.scatter(view.steps(report, report.branches[1]))
     assert [p.name for p in plot.points] == ["original", "quantize"]
