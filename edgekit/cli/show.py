@@ -59,7 +59,7 @@ def report(run: "RunReport", out: Path) -> None:
             "MACs",
             "energy",
         )
-        for step in (original, *_shared_as_measured(run, branch), *branch.steps):
+        for step in (original, *(branch.shared or run.shared), *branch.steps):
             _add_step(table, step)
         console.print(table)
         if branch.reason:
@@ -70,13 +70,6 @@ def report(run: "RunReport", out: Path) -> None:
         console.print()
     kind = "report.html" if (out / "report.html").exists() else "report.md"
     console.print(f"{run.verdict}. The report: {out / kind}", markup=False, soft_wrap=True)
-
-
-def _shared_as_measured(run: "RunReport", branch: Any) -> "Sequence[StepReport]":
-    """The shared steps; their latency belongs to a branch's target, where it was measured."""
-    measured: dict[str, dict[str, Any]] = branch.bench.get("steps", {})
-    del measured
-    return run.shared
 
 
 def _add_step(table: Table, step: "StepReport") -> None:

@@ -1,0 +1,428 @@
+"""Judge what a run made: accuracy against the original, cost, latency. Each result is kept.
+
+A measurement lies beside its artifact under the hash of all that decided it, so that a second run
+measures nothing again.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgekit import manifest
+from edgekit.artifact import Artifact
+from edgekit.errors import EdgekitError, UnavailableError
+from edgekit.evaluate import Arrays, cost_of, predict
+from edgekit.metrics import Task
+from edgekit.passes.base import Context
+from edgekit.passes.export_onnx import DEFAULT_OPSET, ExportOnnx
+from edgekit.pipeline.figures import changes_of, interval_figure, latency_fields
+from edgekit.pipeline.step import Made, Store, cache_key, make
+from edgekit.progress import Progress
+from edgekit.recipe import Branch
+from edgekit.report.schema import BranchReport, Figure, LayerTime, StepReport
+from edgekit.target import Target
+from edgekit.verify import compare
+
+if TYPE_CHECKING:
+    from edgekit.data import Dataset
+
+_MEASURED = "measured.json"
+_SCORES = "scores.npz"
+_SLOWEST = 12
+
+
+def cpu_threads() -> int:
+    """CPU threads that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What an artifact's answers came to on the evaluation split.
+
+    Attributes:
+        evaluation: the metric with its interval, as data; None without targets.
+        scores: one score a sample, None without targets.
+        labels: the class answered for each sample, None where answers are no classes.
+        parity: largest differences from the parent artifact by output.
+        macs: for one sample, None where the file does not tell.
+        parameters: likewise.
+        reason: why there is no evaluation.
+    """
+
+    evaluation: dict[str, Any] | None
+    scores: "np.ndarray[Any, np.dtype[Any]] | None"
+    labels: "np.ndarray[Any, np.dtype[Any]] | None"
+    parity: dict[str, Any] | None
+    macs: int | None
+    parameters: int | None
+    reason: str = ""
+
+
+@dataclass
+class Judge:
+    """Measures a run's artifacts and writes what the report says of them.
+
+    Attributes:
+        store: the run's folder.
+        original: what the recipe started from.
+        data: the data set, None without one.
+        task: what the network is for.
+        seed: the run's seed.
+        threads: CPU threads for evaluation.
+        progress: where to show the progress.
+        measured_now: how many measurements this run had to make.
+        warnings: what concerns the whole run.
+    """
+
+    store: Store
+    original: Made
+    data: "Dataset | None"
+    task: Task
+    seed: int
+    threads: int
+    progress: Progress
+    measured_now: int = 0
+    warnings: list[str] = field(default_factory=list)
+    _judged: dict[str, Judged] = field(default_factory=dict)
+    _outputs: dict[str, Arrays] = field(default_factory=dict)
+
+    # --- accuracy and cost
+
+    def judge(self, made: Made, parent: Made | None) -> Judged:
+        """Evaluate an artifact, or read what an earlier run said of it."""
+        artifact = made.artifact
+        key = cache_key(
+            artifact=artifact.content_hash,
+            parent=parent.artifact.content_hash if parent else None,
+            data=self.data.summary() if self.data else None,
+            task=self.task.model_dump(),
+            versions=manifest.versions(),
+        )
+        if key not in self._judged:
+            found = _read_judged(artifact.root, key)
+            if found is None:
+                found = self._evaluate(artifact, parent.artifact if parent else None)
+                _write_judged(artifact.root, key, found)
+                self.measured_now += 1
+            self._judged[key] = found
+        return self._judged[key]
+
+    def _evaluate(self, artifact: Artifact, parent: Artifact | None) -> Judged:
+        from edgekit.metrics import answers, evaluate_predictions
+
+        cost = cost_of(artifact)
+        macs, parameters = (cost.macs, cost.parameters) if cost else (None, None)
+        if self.data is None:
+            return Judged(None, None, None, None, macs, parameters, "The recipe has no data.")
+        try:
+            outputs = self._predict(artifact)
+        except UnavailableError as e:
+            return Judged(None, None, None, None, macs, parameters, str(e))
+        parity = None
+        if parent is not None:
+            compared = compare(self._predict(parent), outputs)
+            parity = {name: p.model_dump() for name, p in compared.items()}
+        labels = answers(self.task, outputs)
+        rows = self.data.splits["evaluation"]
+        ids = [self.data.ids[i] for i in rows]
+        if self.task.kind == "none" or (
+            self.data.targets is None and self.task.kind != "reconstruction"
+        ):
+            reason = "The data has no targets."
+            return Judged(None, None, labels, parity, macs, parameters, reason)
+        targets = self._targets()
+        evaluation, scores = evaluate_predictions(self.task, outputs, targets, ids)
+        return Judged(
+            evaluation.model_dump(mode="json"), scores, labels, parity, macs, parameters
+        )
+
+    def _targets(self) -> Any:
+        if self.data is None:
+            return None
+        rows = self.data.splits["evaluation"]
+        if self.data.targets is not None:
+            return self.data.targets[rows]
+        batches = self.data.batches("evaluation", 256)
+        return np.concatenate([next(iter(b.inputs.values())) for b in batches])
+
+    def _predict(self, artifact: Artifact) -> Arrays:
+        key = artifact.content_hash
+        if key not in self._outputs and self.data is not None:
+            self._outputs[key] = predict(
+                artifact, self.data, "evaluation", threads=self.threads, progress=self.progress
+            )
+        return self._outputs[key]
+
+    @property
+    def metric_name(self) -> str:
+        """The task's metric, empty where nothing is evaluated."""
+        found = self.judge(self.original, None).evaluation
+        return str(found["metric"]) if found else ""
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Which way the metric is good."""
+        found = self.judge(self.original, None).evaluation
+        return bool(found["higher_is_better"]) if found else True
+
+    # --- what the report says
+
+    def original_report(self) -> StepReport:
+        """The original as the report shows it, without latency."""
+        return self._step_report(self.original, None, {})
+
+    def reports(self, chain: Sequence[Made]) -> tuple[StepReport, ...]:
+        """A chain as the report shows it, without latency."""
+        return self._chain(self.original, chain, {})
+
+    def _chain(
+        self, before: Made, chain: Sequence[Made], latency: dict[str, dict[str, Any]]
+    ) -> tuple[StepReport, ...]:
+        parents = [before, *chain[:-1]]
+        return tuple(
+            self._step_report(made, parent, latency)
+            for made, parent in zip(chain, parents, strict=True)
+        )
+
+    def _step_report(
+        self, made: Made, parent: Made | None, latency: dict[str, dict[str, Any]]
+    ) -> StepReport:
+        known, artifact = made.manifest, made.artifact
+        judged = self.judge(made, parent)
+        base = self.judge(self.original, None)
+        shipped = self._shipped(made)
+        drop = Figure.unavailable("fraction", judged.reason)
+        changes = None
+        if parent is not None:
+            drop, changes = changes_of(self.task, self.data, base, judged)
+        lowered = shipped if shipped is not None else artifact
+        return StepReport(
+            name=known.step,
+            kind=str(known.pass_config.get("kind", "")),
+            artifact_hash=artifact.content_hash,
+            path=str(artifact.root.relative_to(self.store.out)),
+            cached=made.cached,
+            seconds=known.seconds,
+            size_bytes=lowered.size_bytes,
+            macs=judged.macs,
+            parameters=judged.parameters,
+            metric=interval_figure(judged.evaluation, judged.reason),
+            metric_drop=drop,
+            parity=judged.parity,
+            changes=changes,
+            notes=known.notes,
+            warnings=known.warnings,
+            status="cached" if made.cached else "done",
+            **latency.get(lowered.content_hash, {}),
+        )
+
+    def _shipped(self, made: Made) -> Artifact | None:
+        """The float32 ONNX form of a `.pt2`: what it would be shipped as, and is measured as."""
+        if made.artifact.format != "pt2":
+            return None
+        try:
+            return self._baseline(made)
+        except EdgekitError as e:
+            message = f"{made.manifest.step} has no ONNX form: {e}"
+            if message not in self.warnings:
+                self.warnings.append(message)
+            return None
+
+    def _baseline(self, made: Made) -> Artifact:
+        from edgekit.pipeline.run import step_key
+
+        step = ExportOnnx(opset=DEFAULT_OPSET)
+        context = Context(
+            out=self.store.out,
+            seed=self.seed,
+            task=self.task,
+            threads=self.threads,
+            progress=self.progress,
+        )
+        exported = make(
+            self.store,
+            self.store.out / "baselines" / made.manifest.step,
+            step=f"{made.manifest.step} as ONNX",
+            config=step.model_dump(mode="json"),
+            key=step_key(step, made, context),
+            context=context,
+            run=lambda c: step.run(made.artifact, c),
+        )
+        self.measured_now += not exported.cached
+        return exported.artifact
+
+    # --- latency
+
+    def branch(
+        self, branch: Branch, target: Target, shared: Sequence[Made], chain: Sequence[Made]
+    ) -> BranchReport:
+        """Measure a branch's artifacts beside the original, and report them."""
+        latency: dict[str, dict[str, Any]] = {}
+        result: dict[str, Any] = {}
+        reason = self._no_bench(branch, target)
+        subjects: dict[str, Artifact] = {}
+        if not reason:
+            subjects = self._subjects(target, shared, chain)
+            reason = "" if subjects else "No artifact here is of the runtime's format."
+        if not reason:
+            result = self._bench(branch, target, subjects)
+            latency = {
+                subjects[name].content_hash: fields
+                for name, fields in latency_fields(result).items()
+            }
+        missing = _unmeasured(reason or "Not of the format that the target's runtime runs.")
+        hashes = {a.artifact.content_hash for a in (self.original, *shared, *chain)}
+        lowered = {s.content_hash for s in map(self._shipped, (self.original, *shared)) if s}
+        for content_hash in hashes | lowered:
+            latency.setdefault(content_hash, missing)
+        before = shared[-1] if shared else self.original
+        return BranchReport(
+            name=branch.name,
+            target=branch.target,
+            original=self._step_report(self.original, None, latency),
+            shared=self._chain(self.original, shared, latency),
+            steps=self._chain(before, chain, latency),
+            bench=result,
+            profile=self._profile(branch, target, chain) if result else (),
+        )
+
+    def _no_bench(self, branch: Branch, target: Target) -> str:
+        from edgekit.pipeline.benchmark import cannot_measure
+
+        if branch.bench == "off":
+            return "The recipe says `bench: off`."
+        try:
+            return cannot_measure(target)
+        except UnavailableError as e:
+            return str(e)
+
+    def _subjects(
+        self, target: Target, shared: Sequence[Made], chain: Sequence[Made]
+    ) -> dict[str, Artifact]:
+        """What is measured: the original first, then every artifact of the runtime's format."""
+        runs = "onnx" if target.runtime == "onnxruntime" else target.runtime
+        found: dict[str, Artifact] = {}
+        seen: set[str] = set()
+        for made in (self.original, *shared, *chain):
+            artifact = self._shipped(made) or made.artifact
+            if artifact.format == runs and artifact.content_hash not in seen:
+                seen.add(artifact.content_hash)
+                found[made.manifest.step] = artifact
+        return found
+
+    def _bench(
+        self, branch: Branch, target: Target, subjects: dict[str, Artifact]
+    ) -> dict[str, Any]:
+        from edgekit.pipeline.benchmark import machine, measure
+
+        threads = branch.threads or target.threads
+        path = self.store.out / branch.name / "bench.json"
+        key = cache_key(
+            subjects={name: a.content_hash for name, a in subjects.items()},
+            runtime=target.runtime,
+            threads=threads,
+            protocol=branch.bench,
+            device=machine()["device"],
+            seed=self.seed,
+            versions=manifest.versions(),
+        )
+        known = None if self.store.fresh else _read_json(path)
+        if known is not None and known.get("key") == key:
+            return dict(known["result"])
+        result = measure(
+            subjects,
+            runtime=target.runtime,
+            threads=threads,
+            quick=branch.bench == "quick",
+            dims={},
+            seed=self.seed,
+            progress=self.progress,
+        ).to_dict()
+        self.measured_now += 1
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps({"key": key, "result": result}, indent=1)
+        manifest.write_text_atomically(path, text + "\n")
+        return result
+
+    def _profile(
+        self, branch: Branch, target: Target, chain: Sequence[Made]
+    ) -> tuple[LayerTime, ...]:
+        """The slowest layers of the branch's last ONNX file, kept beside the benchmark."""
+        from edgekit.bench import random_feeds
+        from edgekit.pipeline.benchmark import layer_times
+
+        if not chain or chain[-1].artifact.format != "onnx":
+            return ()
+        artifact = chain[-1].artifact
+        path = self.store.out / branch.name / "profile.json"
+        known = None if self.store.fresh else _read_json(path)
+        if known is None or known.get("artifact") != artifact.content_hash:
+            feeds = random_feeds(artifact.inputs, batch=1, seed=self.seed)
+            rows = layer_times(artifact.path, feeds, branch.threads or target.threads)
+            known = {"artifact": artifact.content_hash, "layers": rows}
+            manifest.write_text_atomically(path, json.dumps(known, indent=1) + "\n")
+        return tuple(LayerTime.model_validate(row) for row in known["layers"][:_SLOWEST])
+
+    @cached_property
+    def _fingerprint(self) -> dict[str, Any]:
+        from edgekit.bench.fingerprint import fingerprint
+
+        return dict(fingerprint())
+
+    def device(self) -> dict[str, Any]:
+        """The fingerprint of this machine."""
+        return self._fingerprint
+
+
+def _unmeasured(reason: str) -> dict[str, Figure]:
+    units = {"latency_p50_ms": "ms", "latency_p90_ms": "ms", "latency_p99_ms": "ms"}
+    figures = {name: Figure.unavailable(unit, reason) for name, unit in units.items()}
+    return {
+        **figures,
+        "speedup": Figure.unavailable("x", reason),
+        "energy_j": Figure.unavailable("j", reason),
+    }
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _read_judged(root: Path, key: str) -> Judged | None:
+    known = _read_json(root / _MEASURED)
+    if known is None or known.get("key") != key:
+        return None
+    try:
+        with np.load(root / _SCORES, allow_pickle=False) as arrays:
+            scores, labels = arrays.get("scores"), arrays.get("labels")
+    except (OSError, ValueError):
+        return None
+    return Judged(scores=scores, labels=labels, **known["judged"])
+
+
+def _write_judged(root: Path, key: str, found: Judged) -> None:
+    arrays = {"scores": found.scores, "labels": found.labels}
+    with (root / _SCORES).open("wb") as file:
+        np.savez_compressed(file, **{k: v for k, v in arrays.items() if v is not None})
+    plain = {
+        "evaluation": found.evaluation,
+        "parity": found.parity,
+        "macs": found.macs,
+        "parameters": found.parameters,
+        "reason": found.reason,
+    }
+    manifest.write_text_atomically(
+        root / _MEASURED, json.dumps({"key": key, "judged": plain}, indent=1) + "\n"
+    )
+
