@@ -1,0 +1,206 @@
+"""How long to warm up, how much to measure: the rules, as data.
+
+The clock is a parameter everywhere, so that the rules are tested without waiting.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+from typing import Protocol as Interface
+
+import numpy as np
+import numpy.typing as npt
+
+from edgekit.bench.statistics import needed_runs
+from edgekit.errors import UsageError
+
+Nanoseconds = npt.NDArray[np.int64]
+
+
+class Clock(Interface):
+    """Time, for the harness: nanoseconds that never step back, and waiting."""
+
+    @property
+    def ns(self) -> Callable[[], int]:
+        """The call that reads the clock; taken once, and called in the timing loop."""
+        ...
+
+    def sleep(self, seconds: float) -> None:
+        """Wait."""
+        ...
+
+
+class SystemClock:
+    """The machine's monotonic performance counter."""
+
+    ns = staticmethod(time.perf_counter_ns)
+
+    def sleep(self, seconds: float) -> None:
+        """Wait."""
+        time.sleep(seconds)
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """The rules of one benchmark. Times in seconds.
+
+    Attributes:
+        form: `full` or `quick`; a report says which.
+        seed: of the order of blocks and of the bootstrap.
+        warmup_s: least warm-up.
+        warmup_runs: least inferences of warm-up.
+        warmup_block_s: warm-up goes on in blocks of this length until they agree.
+        warmup_max_s: then measuring starts all the same, with `steady: false`.
+        block_s: length of one subject's block within an interleaved round.
+        settle_s: untimed running at the start of a block, to refill the caches that the subject
+            before has emptied (at least one inference).
+        min_rounds: least interleaved rounds.
+        min_s: least timed seconds of each subject.
+        quantile: the highest percentile wanted; with `exceedances` it sets the least sample size.
+        above: samples that shall lie beyond the bound of that percentile.
+        max_s: timed seconds of a subject after which no further round starts for the sample size.
+        resamples: of the bootstrap.
+        idle_s: idle time before and after energy windows.
+        window_s: least length of an energy window.
+        windows: energy windows of each subject.
+    """
+
+    form: Literal["full", "quick"] = "full"
+    seed: int = 0
+    warmup_s: float = 3.0
+    warmup_runs: int = 50
+    warmup_block_s: float = 1.0
+    warmup_max_s: float = 60.0
+    block_s: float = 0.2
+    settle_s: float = 0.01
+    min_rounds: int = 40
+    min_s: float = 10.0
+    quantile: float = 0.99
+    above: int = 1
+    max_s: float = 60.0
+    resamples: int = 1000
+    idle_s: float = 30.0
+    window_s: float = 5.0
+    windows: int = 5
+
+    def __post_init__(self) -> None:
+        positive = ("warmup_block_s", "block_s", "min_rounds", "min_s", "max_s", "resamples")
+        for name in positive:
+            if getattr(self, name) <= 0:
+                raise UsageError(f"The protocol's {name} must be over 0.", "Give a larger value.")
+        if not 0 < self.quantile < 1:
+            raise UsageError("The protocol's quantile must lie in (0, 1).", "Give 0.99 or so.")
+
+    @classmethod
+    def full(cls, seed: int = 0) -> "Protocol":
+        """Return the default: about 15 s for a subject, more for slow or unsteady ones."""
+        return cls(seed=seed)
+
+    @classmethod
+    def quick(cls, seed: int = 0) -> "Protocol":
+        """Return the short form."""
+        return cls(
+            form="quick",
+            seed=seed,
+            warmup_s=0.2,
+            warmup_runs=5,
+            warmup_block_s=0.05,
+            warmup_max_s=0.6,
+            block_s=0.04,
+            settle_s=0.004,
+            min_rounds=20,
+            min_s=0.8,
+            quantile=0.9,
+            above=0,
+            max_s=2.0,
+            idle_s=2.0,
+            window_s=1.0,
+            windows=3,
+        )
+
+    @property
+    def needed_n(self) -> int:
+        """Runs that the highest percentile needs."""
+        return needed_runs(self.quantile, above=self.above)
+
+
+def time_block(
+    run: Callable[[], object], ns: Callable[[], int], duration_ns: int, least: int = 1
+) -> Nanoseconds:
+    """Time inferences back to back for a while.
+
+    Args:
+        run: one inference.
+        ns: the clock.
+        duration_ns: no inference starts after this.
+        least: inferences that are made in any case.
+
+    Returns:
+        Shape (n,), the duration of each in nanoseconds.
+    """
+    times: list[int] = []
+    append = times.append
+    start = ns()
+    end = start + duration_ns
+    while start < end or len(times) < least:
+        start = ns()
+        run()
+        stop = ns()
+        append(stop - start)
+        start = stop
+    return np.array(times, dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class WarmUp:
+    """How warming up went.
+
+    Attributes:
+        steady: the rule was met.
+        runs: inferences.
+        seconds: time it took.
+    """
+
+    steady: bool
+    runs: int
+    seconds: float
+
+
+def warm_up(run: Callable[[], object], protocol: Protocol, clock: Clock) -> WarmUp:
+    """Run until the latency is steady, or until time is up.
+
+    Steady: after the least time and runs, the last two blocks agree (medians within 1 %, quartiles
+    within 5 %) and the last five do not move in one direction by more than 1 %.
+    """
+    ns = clock.ns
+    began = ns()
+    blocks: list[Nanoseconds] = []
+    runs = 0
+    while True:
+        blocks.append(time_block(run, ns, int(protocol.warmup_block_s * 1e9)))
+        runs += len(blocks[-1])
+        del blocks[:-5]
+        seconds = (ns() - began) / 1e9
+        enough = seconds >= protocol.warmup_s and runs >= protocol.warmup_runs
+        if enough and is_steady(blocks):
+            return WarmUp(steady=True, runs=runs, seconds=seconds)
+        if seconds >= protocol.warmup_max_s:
+            return WarmUp(steady=False, runs=runs, seconds=seconds)
+
+
+def is_steady(blocks: list[Nanoseconds]) -> bool:
+    """Tell whether the last of five blocks agree and show no trend."""
+    if len(blocks) < 5:
+        return False
+    lows, medians, highs = (
+        np.array([np.quantile(block, part) for block in blocks[-5:]]) for part in (0.25, 0.5, 0.75)
+    )
+
+    def agree(values: npt.NDArray[np.float64], tolerance: float) -> bool:
+        return bool(abs(values[-1] - values[-2]) <= tolerance * values[-2])
+
+    steps = np.diff(medians)
+    one_way = bool((steps > 0).all() or (steps < 0).all())
+    trend = one_way and not abs(medians[-1] - medians[0]) <= 0.01 * medians[0]
+    return agree(medians, 0.01) and agree(lows, 0.05) and agree(highs, 0.05) and not trend

@@ -1,0 +1,259 @@
+"""What a benchmark says: frozen data that goes to JSON and back, with a label on every figure."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from edgekit.errors import UsageError
+
+SCHEMA_VERSION = 1
+
+Label = Literal["measured", "derived", "estimated", "emulated", "unavailable"]
+Verdict = Literal["faster", "slower", "inconclusive"]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One number, how sure it is, and where it comes from.
+
+    Attributes:
+        value: None where there is none; never 0 for something that was not measured.
+        low: lower 95 % limit, None where there is none.
+        high: upper 95 % limit; for a tail, the one-sided upper bound.
+        unit: such as `ms`; `x` for a ratio.
+        label: where the number comes from.
+        note: what a reader must know, one sentence.
+    """
+
+    value: float | None
+    low: float | None
+    high: float | None
+    unit: str
+    label: Label
+    note: str = ""
+
+    @classmethod
+    def unavailable(cls, unit: str, reason: str) -> "Figure":
+        """A figure that is not there, and why."""
+        return cls(None, None, None, unit, "unavailable", reason)
+
+
+@dataclass(frozen=True)
+class Energy:
+    """Joules of one subject.
+
+    Attributes:
+        energy_j: per inference, everything that the meter's primary domains cover.
+        net_energy_j: the same without the device's idle power (`derived`).
+        domains_j: per inference and domain; a domain that was not measured is absent.
+        idle_w: idle power before and after, in watts, None where not measured.
+        meter: the meter's name, empty where there is none.
+        method: such as `counter, edge-aligned`.
+        period_s: the sensor's measured period in seconds, None where unknown.
+        windows: number of windows; each is one replicate.
+    """
+
+    energy_j: Figure
+    net_energy_j: Figure
+    domains_j: Mapping[str, float] = field(default_factory=dict)
+    idle_w: float | None = None
+    meter: str = ""
+    method: str = ""
+    period_s: float | None = None
+    windows: int = 0
+
+    @classmethod
+    def unavailable(cls, reason: str) -> "Energy":
+        """No energy, and why."""
+        figure = Figure.unavailable("J", reason)
+        return cls(figure, figure)
+
+
+@dataclass(frozen=True)
+class SubjectResult:
+    """One model on one runtime.
+
+    Attributes:
+        name: the subject's name.
+        runtime: the runtime's name.
+        model: the model's file.
+        options: every option that it ran with.
+        load_ms: loading the model into the runtime.
+        first_ms: the first inference, before any warm-up.
+        p50_ms: median with its moving-block interval; no interval under drift.
+        p90_ms: sample quantile, with an order-statistic upper bound as `high`.
+        p99_ms: likewise.
+        mean_ms: mean of all samples.
+        min_ms: the fastest sample.
+        n: timed inferences.
+        ess: effective sample size for the median.
+        lag1: autocorrelation of the ranks at lag 1.
+        drift: the run moved steadily in one direction.
+        drift_change: change over the run as a fraction of the median.
+        steady: warm-up ended because the latency was steady, not because time was up.
+        warmup_runs: inferences before the first timed one.
+        warmup_s: seconds of warm-up.
+        throttle_ratio: median of the last fifth over the median of the first.
+        outliers: samples beyond 1.5 and 3 interquartile ranges; all are kept.
+        rss_bytes: growth of the process's memory by loading and first running the model.
+        energy: joules, or why there are none.
+    """
+
+    name: str
+    runtime: str
+    model: str
+    options: Mapping[str, Any]
+    load_ms: float
+    first_ms: float
+    p50_ms: Figure
+    p90_ms: Figure
+    p99_ms: Figure
+    mean_ms: float
+    min_ms: float
+    n: int
+    ess: float
+    lag1: float
+    drift: bool
+    drift_change: float
+    steady: bool
+    warmup_runs: int
+    warmup_s: float
+    throttle_ratio: float
+    outliers: Mapping[str, int]
+    rss_bytes: int | None
+    energy: Energy
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A subject against the baseline, over rounds in which both ran.
+
+    Attributes:
+        subject: its name.
+        baseline: the baseline's name.
+        speedup: baseline time over subject time; above 1 the subject is faster.
+        verdict: `faster` or `slower` where the interval excludes 1 and the difference exceeds
+            `threshold`; else `inconclusive`.
+        threshold: the larger of 3 % and the A/A floor, as a fraction.
+        rounds: interleaved rounds, the number of pairs.
+    """
+
+    subject: str
+    baseline: str
+    speedup: Figure
+    verdict: Verdict
+    threshold: float
+    rounds: int
+
+
+@dataclass(frozen=True)
+class Raw:
+    """Timed inferences of one subject, in the order of measurement.
+
+    Attributes:
+        ns: shape (n,), int64, nanoseconds.
+        round: shape (n,), int32, the interleaved round of each.
+    """
+
+    ns: npt.NDArray[np.int64]
+    round: npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class BenchResult:
+    """A whole benchmark.
+
+    Attributes:
+        device: the fingerprint, with its `digest`.
+        conditions: what the machine was doing: load, frequency, temperatures, stolen time, threads.
+        protocol: the protocol's fields.
+        subjects: in the order given.
+        baseline: name of the baseline, None without one.
+        comparisons: by subject name; empty without a baseline.
+        aa_floor: the A/A floor as a fraction: what the baseline differed from itself.
+        peak_rss_bytes: memory high-water mark of the whole process.
+        complete: False where the run was stopped; such a result is never averaged with others.
+        warnings: what a reader should know, one sentence each.
+        raw: by subject, the timed nanoseconds and the round of each; not part of the JSON.
+    """
+
+    device: Mapping[str, str]
+    conditions: Mapping[str, Any]
+    protocol: Mapping[str, Any]
+    subjects: tuple[SubjectResult, ...]
+    baseline: str | None
+    comparisons: Mapping[str, Comparison]
+    aa_floor: Figure
+    peak_rss_bytes: int | None
+    complete: bool = True
+    warnings: tuple[str, ...] = ()
+    schema_version: int = SCHEMA_VERSION
+    raw: Mapping[str, Raw] = field(default_factory=dict, compare=False, repr=False)
+
+    def subject(self, name: str) -> SubjectResult:
+        """Return the subject of that name.
+
+        Raises:
+            KeyError: there is none.
+        """
+        for subject in self.subjects:
+            if subject.name == name:
+                return subject
+        raise KeyError(name)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what JSON holds: everything but the raw samples."""
+        plain = dataclasses.asdict(dataclasses.replace(self, raw={}))
+        del plain["raw"]
+        # A round trip through JSON here means that a tuple or a NumPy scalar cannot hide in it.
+        return dict(json.loads(json.dumps(plain, allow_nan=False)))
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "BenchResult":
+        """Read what `to_dict` wrote.
+
+        Raises:
+            UsageError: the data are of another schema version, or broken.
+        """
+        if data.get("schema_version") != SCHEMA_VERSION:
+            raise UsageError(
+                f"This benchmark result has the schema version {data.get('schema_version')!r}.",
+                f"This edgekit reads version {SCHEMA_VERSION}: measure again.",
+            )
+        try:
+            fields = dict(data)
+            fields["subjects"] = tuple(_subject(each) for each in data["subjects"])
+            fields["comparisons"] = {
+                name: Comparison(**{**each, "speedup": Figure(**each["speedup"])})
+                for name, each in data["comparisons"].items()
+            }
+            fields["aa_floor"] = Figure(**data["aa_floor"])
+            fields["warnings"] = tuple(data["warnings"])
+            return cls(**fields)
+        except (KeyError, TypeError, AttributeError) as e:
+            raise UsageError(
+                f"This benchmark result is broken ({type(e).__name__}: {e}).", "Measure again."
+            ) from e
+
+    def save_raw(self, path: Path) -> None:
+        """Write the raw nanoseconds to an `.npz`: arrays `NAME/ns` and `NAME/round`."""
+        arrays: dict[str, Any] = {}
+        for name, raw in self.raw.items():
+            arrays[f"{name}/ns"], arrays[f"{name}/round"] = raw.ns, raw.round
+        np.savez_compressed(path, **arrays)
+
+
+def _subject(data: Mapping[str, Any]) -> SubjectResult:
+    figures = {name: Figure(**data[name]) for name in ("p50_ms", "p90_ms", "p99_ms")}
+    energy = {
+        **data["energy"],
+        "energy_j": Figure(**data["energy"]["energy_j"]),
+        "net_energy_j": Figure(**data["energy"]["net_energy_j"]),
+    }
+    return SubjectResult(**{**data, **figures, "energy": Energy(**energy)})

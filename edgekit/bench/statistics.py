@@ -1,0 +1,434 @@
+"""Statistics of latency: bounds that really cover, and a plain "no" where the data cannot say.
+
+Runs of a model are neither independent nor normally distributed: a shared machine slows down for a
+while and recovers, and tails are long. Hence: order statistics for tails, moving blocks for
+medians, an effective sample size in place of the count, and no interval at all under drift.
+
+Everything here works on arrays and knows nothing of clocks or runtimes. Random draws come from a
+seed that the caller gives, so that a stored result can be computed again.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Samples = npt.NDArray[np.float64] | npt.NDArray[np.int64]
+
+CONFIDENCE = 0.95
+DRIFT_LEVEL = 0.01
+DRIFT_CHANGE = 0.01
+MAX_CELLS = 2000
+MAX_THRESHOLDS = 257
+
+
+# --- tails -----------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=512)
+def exceedances(n: int, quantile: float, confidence: float = CONFIDENCE) -> int | None:
+    """How many samples may lie above an upper confidence bound of a quantile.
+
+    The bound is the order statistic with the fewest samples below it that is still at or above the
+    quantile with the wanted confidence, whatever the distribution (David and Nagaraja, Order
+    Statistics, 3rd ed., section 7.1).
+
+    Args:
+        n: number of independent samples.
+        quantile: in (0, 1), such as 0.99.
+        confidence: in (0, 1), one-sided.
+
+    Returns:
+        0 where the maximum is the bound, more where a smaller sample serves, None where `n` samples
+        cannot bound the quantile.
+    """
+    if n < 1:
+        return None
+    # The number of samples above the quantile is binomial(n, 1 - quantile). The largest count whose
+    # cumulated probability stays within 1 - confidence is how many samples may lie above the bound.
+    count = min(n, math.ceil(n * (1 - quantile)) + 1)
+    above = np.arange(count, dtype=np.float64)
+    log_steps = np.log((n - above) / (above + 1)) + math.log((1 - quantile) / quantile)
+    log_pmf = n * math.log(quantile) + np.concatenate(([0.0], np.cumsum(log_steps)))
+    log_cdf = np.logaddexp.accumulate(log_pmf)
+    allowed = int(np.searchsorted(log_cdf, math.log(1 - confidence), side="right"))
+    return allowed - 1 if allowed else None
+
+
+@lru_cache(maxsize=64)
+def needed_runs(quantile: float, confidence: float = CONFIDENCE, above: int = 0) -> int:
+    """Fewest independent samples that bound a quantile with `above` samples beyond the bound.
+
+    Args:
+        quantile: in (0, 1).
+        confidence: in (0, 1), one-sided.
+        above: samples beyond the bound; 0 takes the maximum as the bound.
+    """
+    low, high = 1, 1
+    while (exceedances(high, quantile, confidence) or 0) < above or (
+        exceedances(high, quantile, confidence) is None
+    ):
+        low, high = high, high * 2
+    while low < high:
+        middle = (low + high) // 2
+        found = exceedances(middle, quantile, confidence)
+        if found is not None and found >= above:
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+@dataclass(frozen=True)
+class Tail:
+    """A quantile and its one-sided upper confidence bound.
+
+    Attributes:
+        value: the sample quantile, in the samples' unit; None where it is not estimable.
+        upper: the bound, None where it is not estimable.
+        effective_n: independent samples that the data are worth for this quantile.
+        needed_n: independent samples that the quantile needs.
+    """
+
+    value: float | None
+    upper: float | None
+    effective_n: float
+    needed_n: int
+
+
+def tail(samples: Samples, quantile: float, confidence: float = CONFIDENCE) -> Tail:
+    """Bound a quantile from above by an order statistic, or say that it is not estimable.
+
+    The samples' dependence counts twice: that of their ranks, and that of the exceedances of the
+    quantile itself (slow runs come in clusters even where the bulk looks independent).
+
+    Args:
+        samples: shape (n,), in the order in which they were measured.
+        quantile: in (0, 1).
+        confidence: in (0, 1), one-sided.
+    """
+    n = len(samples)
+    needed = needed_runs(quantile, confidence)
+    if n < needed:
+        return Tail(None, None, float(n), needed)
+    ordered = np.sort(samples)
+    value = float(np.quantile(ordered, quantile))
+    beyond = (samples > value).astype(np.float64)
+    tau = max(correlation_time(ranks(samples)), correlation_time(beyond))
+    effective = n / tau
+    allowed = exceedances(math.floor(effective), quantile, confidence)
+    if allowed is None:
+        return Tail(None, None, effective, needed)
+    # The bound's place among `effective` samples, carried over to all n of them.
+    above = math.floor(allowed * n / math.floor(effective))
+    return Tail(value, float(ordered[n - 1 - above]), effective, needed)
+
+
+# --- dependence ------------------------------------------------------------------------------
+
+
+def ranks(samples: Samples) -> Floats:
+    """Ranks from 0, ties averaged: what dependence is measured on, since spikes would mask it."""
+    ordered = np.sort(samples)
+    left = np.searchsorted(ordered, samples, side="left")
+    right = np.searchsorted(ordered, samples, side="right")
+    return np.asarray((left + right - 1) / 2, dtype=np.float64)
+
+
+def autocorrelation(series: Floats) -> Floats:
+    """Autocorrelation at all lags, by FFT.
+
+    Args:
+        series: shape (n,).
+
+    Returns:
+        Shape (n,); lag 0 is 1. A constant series has none: zeros after lag 0.
+    """
+    n = len(series)
+    centred = series - series.mean()
+    size = 1 << (2 * n - 1).bit_length()
+    spectrum = np.fft.rfft(centred, size)
+    covariance = np.fft.irfft(spectrum * np.conj(spectrum), size)[:n]
+    if covariance[0] <= 0:
+        return np.concatenate(([1.0], np.zeros(n - 1)))
+    return np.asarray(covariance / covariance[0], dtype=np.float64)
+
+
+def lag1(series: Floats) -> float:
+    """Autocorrelation at lag 1, in [-1, 1]; 0 for fewer than three samples."""
+    return float(autocorrelation(series)[1]) if len(series) > 2 else 0.0
+
+
+def correlation_time(series: Floats) -> float:
+    """Integrated autocorrelation time, at least 1: `n` samples are worth `n / time`.
+
+    The sum of correlations is cut by Sokal's window, the first lag that is five times the sum
+    (A. Sokal, Monte Carlo Methods in Statistical Mechanics, 1997, section 3).
+    """
+    n = len(series)
+    if n < 4:
+        return 1.0
+    sums = 2 * np.cumsum(autocorrelation(series)) - 1
+    window = np.flatnonzero(np.arange(n) >= 5 * sums)
+    cut = int(window[0]) if len(window) else n - 1
+    return float(np.clip(sums[cut], 1.0, n))
+
+
+# --- medians ---------------------------------------------------------------------------------
+
+
+def block_length(n: int, tau: float) -> int:
+    """Samples in one moving block: long enough to carry the dependence, few enough to resample."""
+    wanted = max(n ** (1 / 3), 3.0 * (tau - 1))
+    return int(max(1, min(round(wanted), n // 4)))
+
+
+def bootstrap_medians(
+    samples: Samples, *, seed: int, resamples: int = 1000, tau: float | None = None
+) -> Floats:
+    """Medians of moving-block resamples (Künsch, Annals of Statistics 17(3), 1989).
+
+    Resamples are not built. Each one is a weighting of blocks, and how many of its samples lie at
+    or below a threshold is one matrix product away; the thresholds are order statistics around the
+    median. Above `MAX_CELLS` samples, blocks start at multiples of a cell instead of everywhere.
+
+    Args:
+        samples: shape (n,), in the order of measurement.
+        seed: of the draws.
+        resamples: number of medians.
+        tau: correlation time of the samples, computed where None.
+
+    Returns:
+        Shape (resamples,), in the samples' unit.
+    """
+    tau = correlation_time(ranks(samples)) if tau is None else tau
+    cell = math.ceil(len(samples) / MAX_CELLS)
+    cells = len(samples) // cell
+    used = np.asarray(samples[: cells * cell], dtype=np.float64)
+    n = len(used)
+    span = min(max(1, round(block_length(n, tau) / cell)), cells)
+    starts = cells - span + 1
+    draws = math.ceil(cells / span)
+    chosen = np.random.default_rng(seed).integers(0, starts, (resamples, draws))
+    chosen += np.arange(resamples)[:, None] * starts
+    weights = np.bincount(chosen.ravel(), minlength=resamples * starts).reshape(resamples, starts)
+
+    ordered = np.sort(used)
+    reach = 8 * math.sqrt(n * tau) / 2
+    while True:
+        low, high = max(0, math.floor(n / 2 - reach)), min(n - 1, math.ceil(n / 2 + reach))
+        places = np.unique(np.linspace(low, high, MAX_THRESHOLDS).astype(np.int64))
+        thresholds = ordered[places]
+        counts = _counts_of_blocks(used, thresholds, cell, span)
+        below = weights.astype(np.float32) @ counts.astype(np.float32)
+        half = draws * span * cell / 2
+        first = np.argmax(below >= half, axis=1)
+        after = np.argmax(below > half, axis=1)
+        outside = (below[:, -1] <= half) | ((below[:, 0] >= half) & (low > 0))
+        if not outside.any() or reach >= n:
+            break
+        reach *= 4
+    after = np.where(below[:, -1] <= half, first, after)
+    return np.asarray((thresholds[first] + thresholds[after]) / 2, dtype=np.float64)
+
+
+def _counts_of_blocks(
+    samples: Floats, thresholds: Floats, cell: int, span: int
+) -> npt.NDArray[np.int64]:
+    """Samples at or below each threshold in each block: shape (starts, thresholds)."""
+    cells = len(samples) // cell
+    bins = np.searchsorted(thresholds, samples, side="left")
+    width = len(thresholds) + 1
+    flat = np.repeat(np.arange(cells), cell) * width + bins
+    histogram = np.bincount(flat, minlength=cells * width).reshape(cells, width)
+    running = np.zeros((cells + 1, width), dtype=np.int64)
+    np.cumsum(histogram, axis=0, out=running[1:])
+    in_block = running[span:] - running[:-span]
+    return np.asarray(np.cumsum(in_block, axis=1)[:, :-1])
+
+
+def median_interval(
+    samples: Samples, *, seed: int, resamples: int = 1000, confidence: float = CONFIDENCE
+) -> tuple[float, float]:
+    """Two-sided confidence interval of the median, by moving blocks.
+
+    Args:
+        samples: shape (n,), n at least 8, in the order of measurement.
+        seed: of the draws.
+        resamples: bootstrap resamples.
+        confidence: two-sided.
+    """
+    medians = bootstrap_medians(samples, seed=seed, resamples=resamples)
+    return _central(medians, confidence)
+
+
+def ratio_interval(
+    numerator: Samples,
+    denominator: Samples,
+    *,
+    seed: int,
+    resamples: int = 1000,
+    confidence: float = CONFIDENCE,
+) -> tuple[float, float]:
+    """Interval of the ratio of two medians that were measured apart (a stored baseline).
+
+    Where both can be measured together, `paired_ratio` over interleaved blocks is far narrower and
+    does not take the machine's mood for a difference.
+    """
+    above = bootstrap_medians(numerator, seed=seed, resamples=resamples)
+    below = bootstrap_medians(denominator, seed=seed + 1, resamples=resamples)
+    return _central(above / below, confidence)
+
+
+def _central(values: Floats, confidence: float) -> tuple[float, float]:
+    edge = (1 - confidence) / 2
+    low, high = np.quantile(values, [edge, 1 - edge])
+    return float(low), float(high)
+
+
+# --- shape of a run --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Drift:
+    """Whether a run moved steadily in one direction.
+
+    Attributes:
+        flag: a significant trend of at least `DRIFT_CHANGE`.
+        change: change over the whole run, as a fraction of the median.
+        p_value: of the trend.
+    """
+
+    flag: bool
+    change: float
+    p_value: float
+
+
+def drift(samples: Samples, batches: int = 20) -> Drift:
+    """Test a run for a trend: Mann-Kendall on batch medians, Theil-Sen for its size.
+
+    The variance is widened by the lag-1 correlation of the residuals (Bayley and Hammersley, 1946),
+    so that a wandering machine is not taken for a trend too readily.
+
+    Args:
+        samples: shape (n,), in the order of measurement. Under 24 samples no trend can be told.
+        batches: number of batch medians.
+    """
+    n = len(samples)
+    if n < 24:
+        return Drift(flag=False, change=0.0, p_value=1.0)
+    batches = min(batches, n // 3)
+    medians = np.array([np.median(part) for part in np.array_split(samples, batches)])
+    rows, columns = np.triu_indices(batches, k=1)
+    steps = medians[columns] - medians[rows]
+    slope = float(np.median(steps / (columns - rows)))
+    change = slope * (batches - 1) / float(np.median(medians))
+    phi = float(np.clip(lag1(ranks(medians - slope * np.arange(batches))), 0.0, 0.8))
+    variance = batches * (batches - 1) * (2 * batches + 5) / 18 * (1 + phi) / (1 - phi)
+    score = max(0.0, abs(float(np.sign(steps).sum())) - 1) / math.sqrt(variance)
+    p_value = math.erfc(score / math.sqrt(2))
+    return Drift(p_value < DRIFT_LEVEL and abs(change) >= DRIFT_CHANGE, change, p_value)
+
+
+def throttle_ratio(samples: Samples) -> float:
+    """Median of the last fifth over that of the first: over 1 where the device slowed down."""
+    fifth = max(1, len(samples) // 5)
+    return float(np.median(samples[-fifth:]) / np.median(samples[:fifth]))
+
+
+def outliers(samples: Samples) -> tuple[int, int]:
+    """Count samples beyond 1.5 and beyond 3 interquartile ranges (Tukey). They are never dropped.
+
+    Returns:
+        Mild ones (1.5 to 3) and extreme ones (over 3).
+    """
+    low, high = np.quantile(samples, [0.25, 0.75])
+    distance = np.maximum(low - samples, samples - high)
+    reach = high - low
+    extreme = int(np.count_nonzero(distance > 3 * reach))
+    return int(np.count_nonzero(distance > 1.5 * reach)) - extreme, extreme
+
+
+# --- comparison ------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=256)
+def _signed_rank_depth(n: int, confidence: float) -> int:
+    """How many of the smallest Walsh averages lie outside the interval; 0: there is none."""
+    if n > 150:
+        spread = math.sqrt(n * (n + 1) * (2 * n + 1) / 24)
+        return math.floor(n * (n + 1) / 4 - _normal_quantile(0.5 + confidence / 2) * spread)
+    # The exact distribution of the sum of ranks with fair signs, one rank after the other.
+    pmf = np.array([1.0])
+    for rank in range(1, n + 1):
+        with_rank = np.concatenate((np.zeros(rank), pmf))
+        without = np.concatenate((pmf, np.zeros(rank)))
+        pmf = (with_rank + without) / 2
+    return int(np.searchsorted(np.cumsum(pmf), (1 - confidence) / 2, side="right"))
+
+
+def _normal_quantile(probability: float) -> float:
+    low, high = -10.0, 10.0
+    for _ in range(80):
+        middle = (low + high) / 2
+        if math.erfc(-middle / math.sqrt(2)) / 2 < probability:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def paired_ratio(
+    log_ratios: Floats, confidence: float = CONFIDENCE
+) -> tuple[float, float | None, float | None]:
+    """Ratio and interval from one log-ratio for each interleaved round.
+
+    Hodges-Lehmann estimate with the interval of Wilcoxon's signed-rank statistic (Hollander, Wolfe
+    and Chicken, Nonparametric Statistical Methods, 3rd ed., section 3.4): exact for few rounds, and
+    a round in which something else ran hardly moves it. Correlated rounds widen the interval.
+
+    Args:
+        log_ratios: shape (rounds,), natural logarithms.
+        confidence: two-sided.
+
+    Returns:
+        The ratio, its lower and its upper limit; no limits under six rounds.
+    """
+    n = len(log_ratios)
+    rows, columns = np.triu_indices(n)
+    walsh = np.sort((log_ratios[rows] + log_ratios[columns]) / 2)
+    centre = float(np.median(walsh))
+    depth = _signed_rank_depth(n, confidence)
+    if depth < 1:
+        return math.exp(centre), None, None
+    phi = lag1(ranks(log_ratios))
+    phi = min(phi, 0.9) if phi > 1.645 / math.sqrt(n) else 0.0
+    widen = math.sqrt((1 + phi) / (1 - phi))
+    low = centre + (float(walsh[depth - 1]) - centre) * widen
+    high = centre + (float(walsh[len(walsh) - depth]) - centre) * widen
+    return math.exp(centre), math.exp(low), math.exp(high)
+
+
+def noise_floor(log_blocks: Floats, *, seed: int, confidence: float = CONFIDENCE) -> float | None:
+    """How far identical code compared with itself was seen to differ: the A/A floor.
+
+    The baseline's own blocks, two neighbouring rounds a pair, are given random signs: the floor is
+    what the mean of such differences stays under. It is the bar for calling a difference real.
+
+    Args:
+        log_blocks: shape (rounds,), logarithms of the baseline's block medians, in order.
+        seed: of the signs.
+        confidence: the share of sign draws that stays under the floor.
+
+    Returns:
+        A fraction (0.02 is 2 %), None under eight rounds.
+    """
+    pairs = len(log_blocks) // 2
+    if pairs < 4:
+        return None
+    differences = log_blocks[1 : 2 * pairs : 2] - log_blocks[0 : 2 * pairs : 2]
+    signs = np.random.default_rng(seed).choice([-1.0, 1.0], (2000, pairs))
+    return math.expm1(float(np.quantile(np.abs(signs @ differences / pairs), confidence)))
