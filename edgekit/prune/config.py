@@ -1,0 +1,48 @@
+"""What the user says about pruning: data, checked before torch is imported."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+
+
+class PruneConfig(BaseModel):
+    """Structured pruning: how much to remove, by which score, where not.
+
+    Exactly one of `sparsity`, `macs` and `parameters` says how much.
+
+    Attributes:
+        sparsity: fraction of the channels to remove, of every layer (uniform) or in all (global).
+        macs: fraction of the multiply-accumulates to keep; met from below.
+        parameters: fraction of the parameters to keep; met from below.
+        importance: how channels are scored: `l1` and `l2` of their weights, `bn-scale` (the scale of the
+            batch norm), `taylor` (weight times gradient; needs gradients), `random`.
+        allocation: `uniform` takes the same ratio from every layer, `global` the least important
+            channels wherever they are.
+        layers: sparsity of single layers, by patterns on the user's module paths
+            (`layers.0.*`); the first that matches counts.
+        protect: patterns of layers whose width stays.
+        minimum_channels: fewest channels that a layer keeps.
+        multiple: kept channel counts are multiples of this, or the layer stays as it is.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sparsity: Fraction | None = None
+    macs: Fraction | None = None
+    parameters: Fraction | None = None
+    importance: Literal["l1", "l2", "bn-scale", "taylor", "random"] = "l2"
+    allocation: Literal["uniform", "global"] = "uniform"
+    layers: dict[str, Annotated[float, Field(ge=0, lt=1)]] = Field(default_factory=dict)
+    protect: tuple[str, ...] = ()
+    minimum_channels: int = Field(default=4, ge=1)
+    multiple: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _one_amount(self) -> Self:
+        given = [n for n in ("sparsity", "macs", "parameters") if getattr(self, n) is not None]
+        if len(given) != 1:
+            said = " and ".join(given) or "none of them"
+            raise ValueError(f"give exactly one of sparsity, macs and parameters, not {said}")
+        return self

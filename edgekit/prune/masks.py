@@ -1,0 +1,107 @@
+"""The zero-mask oracle: proof that a smaller network computes what it should.
+
+A copy of the original runs with every tensor in it set to zero at the removed indices, right after
+it is computed (after activations too, since sigmoid(0) is not 0). Sums over a removed index then
+lack that index, and everything else acts on kept indices alone: its outputs must be those of the
+shrunk network. An operator that mixes indices (softmax, mean, layer norm) along a removed dimension
+breaks the equality, and is found out.
+"""
+
+import copy
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Interpreter, Node
+
+from edgekit.prune.coupling import Coupling
+from edgekit.prune.shrink import Keep
+
+
+class MaskedInterpreter(Interpreter):
+    """Runs the analysed graph with removed indices set to zero in every tensor.
+
+    Args:
+        coupling: of the module that runs.
+        keep: which indices stay.
+    """
+
+    def __init__(self, module: GraphModule, coupling: Coupling, keep: Keep) -> None:
+        super().__init__(module)
+        self.removed: dict[str, list[tuple[int, Tensor]]] = {}
+        for node, value in coupling.values.items():
+            dims = value if isinstance(value, tuple) else ()
+            cuts = [(axis, keep.removed(dim)) for axis, dim in enumerate(dims)]
+            self.removed[node.name] = [(axis, cut) for axis, cut in cuts if cut is not None]
+
+    def run_node(self, n: Node) -> Any:
+        """Run one node, then clear what was removed."""
+        result = super().run_node(n)
+        if isinstance(result, Tensor):
+            for axis, index in self.removed.get(n.name, ()):
+                # index_fill, not a product: it clears NaN and infinity too.
+                result = result.index_fill(axis, index.to(result.device), 0)
+        return result
+
+
+def masked_outputs(
+    module: GraphModule, coupling: Coupling, keep: Keep, inputs: Sequence[Tensor]
+) -> tuple[Tensor, ...]:
+    """Outputs of the original network with removed indices set to zero.
+
+    Args:
+        module: the original, or a copy in another precision.
+        coupling: its analysis.
+        keep: which indices stay.
+        inputs: in the module's order.
+    """
+    with torch.no_grad():
+        outputs = MaskedInterpreter(module, coupling, keep).run(*inputs)
+    return tuple(outputs)
+
+
+def difference(expected: Sequence[Tensor], actual: Sequence[Tensor]) -> float:
+    """Largest difference of two sets of outputs, relative to the largest magnitude expected.
+
+    Returns:
+        the error; infinite where shapes, or the places of NaN and infinity, differ.
+    """
+    worst = 0.0
+    for a, b in zip(expected, actual, strict=True):
+        if a.shape != b.shape or a.dtype.is_floating_point != b.dtype.is_floating_point:
+            return float("inf")
+        a, b = a.double(), b.double()
+        finite = torch.isfinite(a)
+        if not torch.equal(finite, torch.isfinite(b)):
+            return float("inf")
+        if not finite.any():
+            continue
+        scale = max(float(a[finite].abs().max()), 1e-3)
+        worst = max(worst, float((a[finite] - b[finite]).abs().max()) / scale)
+    return worst
+
+
+def in_double(module: GraphModule) -> GraphModule:
+    """A copy in float64, constants included, so that a real error stands out from rounding."""
+    with warnings.catch_warnings():
+        # torch's own copy of a graph module uses what torch deprecates.
+        warnings.simplefilter("ignore", FutureWarning)
+        twin = copy.deepcopy(module)
+    for child in twin.modules():
+        for name, value in list(vars(child).items()):
+            if isinstance(value, Tensor) and value.is_floating_point():
+                setattr(child, name, value.double())
+    return twin.double()
+
+
+def doubled(inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Floating inputs in float64."""
+    return tuple(t.double() if t.is_floating_point() else t for t in inputs)
+
+
+def plain_outputs(module: GraphModule, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Outputs of a network as it is."""
+    with torch.no_grad():
+        return tuple(module(*inputs))

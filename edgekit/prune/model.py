@@ -1,0 +1,170 @@
+"""Predicts MACs and parameters from how many groups of each family stay.
+
+Every cost is a sum of products of dimension sizes, so that thousands of plans can be compared
+without building one. What the sum leaves out (recurrent layers, whose sizes are frozen) is the
+difference from `edgekit.graph.cost` and stays constant.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.fx import Node
+
+from edgekit.graph.cost import Cost
+from edgekit.graph.program import Program
+from edgekit.prune.coupling import attribute
+from edgekit.prune.families import Counts, Families
+from edgekit.prune.registry import Op, Size
+
+Factor = tuple[Any, Size]  # a dimension and its size
+
+
+@dataclass(frozen=True)
+class Polynomial:
+    """Σ_t constant_t · Π_j size(row_tj): sizes of dimensions follow from the kept counts.
+
+    Attributes:
+        offset: added to the sum.
+        constants: shape (terms,).
+        rows: shape (terms, factors): rows of the dimension table; the last row is the number 1.
+        base: shape (rows + 1,).
+        share: shape (rows + 1, families).
+    """
+
+    offset: int
+    constants: Counts
+    rows: Counts
+    base: Counts
+    share: Counts
+
+    def __call__(self, kept: Counts) -> int:
+        """Value for the number of groups kept of each family, shape (families,)."""
+        sizes = self.base + self.share @ kept
+        return self.offset + int((self.constants * sizes[self.rows].prod(axis=1)).sum())
+
+
+def macs_model(program: Program, families: Families, known: Cost) -> Polynomial:
+    """MACs of one sample, equal to what `edgekit.graph.cost` counts."""
+    sizes = _Sizes(program, families)
+    terms: list[list[Factor]] = []
+    for op, _ in families.coupling.ops:
+        terms.extend(_terms(op))
+    model = _polynomial(families, terms, sizes, 0)
+    missing = known.macs - model(families.full())
+    return Polynomial(missing, model.constants, model.rows, model.base, model.share)
+
+
+def parameters_model(families: Families, known: Cost) -> Polynomial:
+    """Elements of the trained tensors, tied ones counted once."""
+    coupling = families.coupling
+    terms: list[list[Factor]] = []
+    for name, dims in coupling.tensors.items():
+        tensor = attribute(coupling.module, name)
+        if isinstance(tensor, nn.Parameter):
+            terms.append(list(zip(dims, tensor.shape, strict=True)))
+    model = _polynomial(families, terms, int, 0)
+    missing = known.parameters - model(families.full())
+    return Polynomial(missing, model.constants, model.rows, model.base, model.share)
+
+
+def channels_model(families: Families) -> Polynomial:
+    """Channels that can be removed at all and stay."""
+    base = np.zeros(1, dtype=np.int64)
+    share = np.array([[f.channels for f in families.families]], dtype=np.int64)
+    one = np.ones(1, dtype=np.int64)
+    return Polynomial(0, one, np.zeros((1, 1), dtype=np.int64), base, share)
+
+
+def _polynomial(
+    families: Families, terms: list[list[Factor]], number: Any, offset: int
+) -> Polynomial:
+    one = families.base.size
+    rows, constants = [], []
+    for factors in terms:
+        constant, used = 1, []
+        for dim, size in factors:
+            row = families.row(dim)
+            if row is None or not families.share[row].any():
+                constant *= number(size)
+            else:
+                used.append(row)
+        rows.append(used)
+        constants.append(constant)
+    longest = max((len(r) for r in rows), default=1)
+    table = np.full((len(rows), max(longest, 1)), one, dtype=np.int64)
+    for position, used in enumerate(rows):
+        table[position, : len(used)] = used
+    return Polynomial(
+        offset,
+        np.array(constants, dtype=np.int64),
+        table,
+        np.append(families.base, 1),
+        np.vstack([families.share, np.zeros((1, families.share.shape[1]), dtype=np.int64)]),
+    )
+
+
+class _Sizes:
+    """Dynamic sizes as numbers: the batch as 1, others as in the capture's example."""
+
+    def __init__(self, program: Program, families: Families) -> None:
+        batch = program.batch_dim()
+        nodes = [n for n in families.coupling.module.graph.nodes if n.op == "placeholder"]
+        self.one: set[Any] = set()
+        for spec, node in zip(program.inputs, nodes, strict=True):
+            for entry, size in zip(spec.shape, node.meta["val"].shape, strict=True):
+                if entry == batch and isinstance(size, torch.SymInt):
+                    self.one |= size.node.expr.free_symbols
+
+    def __call__(self, size: Size) -> int:
+        if isinstance(size, int):
+            return size
+        expression, hints = size.node.expr, size.node.shape_env.backed_var_to_val
+        values = {s: 1 if s in self.one else hints[s] for s in expression.free_symbols}
+        return int(expression.xreplace(values))
+
+
+def _factors(op: Op, argument: str | Node, part: slice = slice(None)) -> list[Factor]:
+    return list(zip(op.dims(argument), op.shape(argument), strict=True))[part]
+
+
+def _terms(op: Op) -> list[list[Factor]]:
+    """Products of dimensions whose sum is the operator's MACs; none for one that has no MACs."""
+    kind = op.cause.removeprefix("aten.")
+    out = op.values[op.node]
+    result = list(zip(out, op.out_shape, strict=True)) if isinstance(out, tuple) else []
+    names = list(op.arguments)
+    if "transpose" in kind and kind.startswith("conv"):
+        return [_factors(op, "input") + _factors(op, "weight", slice(1, None))]
+    if kind.startswith("conv"):
+        first = _factors(op, "input") if op.arguments.get("transposed") else result
+        return [first + _factors(op, "weight", slice(1, None))]
+    if kind == "linear":
+        return [result + _factors(op, "weight", slice(-1, None))]
+    if kind in ("mv", "dot"):
+        return [_factors(op, names[0])]
+    if kind in ("matmul", "mm", "bmm"):
+        return [result + _factors(op, names[0], slice(-1, None))]
+    if kind in ("addmm", "baddbmm"):
+        return [result + _factors(op, names[1], slice(-1, None))]
+    if kind == "scaled_dot_product_attention":
+        rows = _factors(op, "query", slice(-1)) + _factors(op, "key", slice(-2, -1))
+        last = slice(-1, None)
+        return [rows + _factors(op, "query", last), rows + _factors(op, "value", last)]
+    if kind == "einsum":
+        return _einsum_terms(op)
+    return []
+
+
+def _einsum_terms(op: Op) -> list[list[Factor]]:
+    terms = str(op.arguments["equation"]).replace(" ", "").split("->")[0].split(",")
+    if len(terms) != 2:
+        return []
+    letters: dict[str, Factor] = {}
+    for term, tensor in zip(terms, op.arguments["tensors"], strict=True):
+        for letter, factor in zip(term, _factors(op, tensor), strict=True):
+            if letter not in letters or letters[letter][1] == 1:
+                letters[letter] = factor
+    return [list(letters.values())]
