@@ -16,7 +16,7 @@ __all__ = [
     "Meter",
     "Window",
     "make_meter",
-    "probe_all",
+    "probe_meters",
 ]
 
 METERS = {
@@ -41,6 +41,6 @@ def make_meter(name: str) -> Meter:
     return cast("Meter", getattr(import_module(module), attribute)())
 
 
-def probe_all() -> dict[str, Availability]:
+def probe_meters() -> dict[str, Availability]:
     """What each meter says about this machine."""
     return {name: make_meter(name).probe() for name in METERS}

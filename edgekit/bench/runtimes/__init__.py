@@ -14,7 +14,7 @@ __all__ = [
     "IoSpec",
     "Runtime",
     "check_feeds",
-    "probe_all",
+    "probe_runtimes",
     "runtime_class",
 ]
 
@@ -41,6 +41,6 @@ def runtime_class(name: str) -> type[Runtime]:
     return cast("type[Runtime]", getattr(import_module(module), attribute))
 
 
-def probe_all() -> dict[str, Availability]:
+def probe_runtimes() -> dict[str, Availability]:
     """What each runtime says about this machine."""
     return {name: runtime_class(name).probe() for name in RUNTIMES}
