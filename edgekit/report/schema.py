@@ -34,8 +34,9 @@ class Figure(_Frozen):
         value: the figure, None where it is not known.
         low: lower end of the interval, in the same unit.
         high: upper end of the interval, in the same unit.
-        unit: `ms`, `bytes`, `j`, `x` (a ratio), `fraction` (0 to 1, shown as per cent; a change of
-            it is shown in points), `points`, the metric's own unit such as `dB`, or empty.
+        unit: `ms`, `bytes`, `j` or `J`, `x` (a ratio), `fraction` (0 to 1, shown as per cent; a
+            change of it is shown in points), `points`, the metric's own unit such as `dB`, or
+            empty.
         label: `measured`, `derived`, `estimated`, `emulated` or `unavailable`.
         note: one sentence; a reader sees it beside or under the figure.
     """
