@@ -4,7 +4,7 @@
 modules that a tree specification names, resolves any dotted name under `torch.` as an operator
 (`torch.os.system` is one), writes names into Python source that it executes, and evaluates shape
 expressions. So the archive is read here with the standard library; what is not plainly a graph of
-known operators on plain tensors is refused, and torch is given a clean copy made of what was checked.
+known operators on plain tensors is refused, and torch gets a clean copy of what was checked.
 """
 
 import io
@@ -70,7 +70,9 @@ class Archive:
         return buffer.getvalue()
 
 
-def read_archive(source: Path | bytes, name: str, *, trusted: frozenset[str] = frozenset()) -> Archive:
+def read_archive(
+    source: Path | bytes, name: str, *, trusted: frozenset[str] = frozenset()
+) -> Archive:
     """Read and check a `.pt2` file.
 
     Args:
@@ -161,7 +163,9 @@ def _tensors(
         if entry.get("use_pickle") is not False:
             raise _refused(name, f"tensor {tensor!r} is pickled, which can run code")
         if not isinstance(file, str) or re.fullmatch(pattern, file) is None:
-            raise _refused(name, f"{tensor!r} is {file!r}: a script or pickled object, not a tensor")
+            raise _refused(
+                name, f"{tensor!r} is {file!r}: a script or pickled object, not a tensor"
+            )
         meta = entry.get("tensor_meta")
         path = f"{folder}/{file}"
         payloads.setdefault(path, read(path))
@@ -191,7 +195,9 @@ def _tensor_meta(meta: Any, size: int, tensor: str, name: str) -> dict[str, Any]
     if len(sizes) != len(strides) or len(sizes) > 16:
         raise _refused(name, f"tensor {tensor!r} has {len(sizes)} sizes, {len(strides)} strides")
     empty = 0 in sizes
-    last = 0 if empty else offset + sum((n - 1) * s for n, s in zip(sizes, strides, strict=True)) + 1
+    last = (
+        0 if empty else offset + sum((n - 1) * s for n, s in zip(sizes, strides, strict=True)) + 1
+    )
     if last * _DTYPES[dtype] > size or size % _DTYPES[dtype]:
         raise _refused(
             name, f"tensor {tensor!r} of shape {tuple(sizes)} does not fit its {size} bytes"
@@ -237,5 +243,5 @@ def _dumps(value: Any) -> bytes:
 def _refused(name: str, reason: str) -> UsageError:
     return UsageError(
         f"{name} was refused: {reason}.",
-        "Capture the model again with edgekit, or export it with torch.export.save as plain tensors.",
+        "Capture the model again with edgekit, or export it with torch.export.save.",
     )

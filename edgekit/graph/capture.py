@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 from edgekit.entry import load_entry
 from edgekit.errors import UsageError
 from edgekit.graph import flatten as flat
+from edgekit.graph.dropped import dropped_in_eval, mend_momentum
 from edgekit.graph.functionalise import functionalise
 from edgekit.graph.program import Program, assemble
 from edgekit.graph.trace import Axes, fit, trace
@@ -87,19 +88,25 @@ def capture(
     }
     outputs: list[str] = []
     notes: list[str] = []
-    with _flat_forward(module, call, outputs, notes), _in_mode(module, training=False):
-        traced = trace(module, inputs, axes)
+    with _flat_forward(module, call, outputs, notes):
+        with _in_mode(module, training=False):
+            traced = trace(module, inputs, axes)
+        names = list(outputs)
+        with _in_mode(module, training=True):
+            dropped = dropped_in_eval(module, traced.exported, inputs)
     notes = [*dict.fromkeys(notes), *traced.warnings, *functionalise(traced.exported)]
+    dropped += mend_momentum(module, traced.exported)
     program = assemble(
         traced.exported,
         traced.names,
         input_names=call.names,
-        output_names=flat.unique(outputs, set(call.names)),
+        output_names=flat.unique(names, set(call.names)),
     )
     return replace(
         program,
         ties=find_ties(module, set(traced.exported.state_dict)),
         imports=tuple(imports),
+        dropped=dropped,
         warnings=tuple(notes),
         ranges=_ranges(call),
     )
@@ -155,7 +162,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            return load_file(path)
+            return dict(load_file(path))
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:
         raise UsageError(
@@ -238,7 +245,9 @@ def _label(path: tuple[Any, ...], positional: list[str]) -> str:
     first = keys[1]
     if keys[0] == 0:
         fits = first < len(positional)
-        first = positional[first] if fits else f"{positional[-1] if positional else 'input'}_{first}"
+        first = (
+            positional[first] if fits else f"{positional[-1] if positional else 'input'}_{first}"
+        )
     return "_".join(str(k) for k in (first, *keys[2:]))
 
 
@@ -294,14 +303,14 @@ def _flat_forward(
         [inspect.Parameter(name, kind) for name in ("self", *_safe(call.names))]
     )
     had = module.__dict__.get("forward")
-    module.forward = types.MethodType(forward, module)  # type: ignore[method-assign]
+    module.forward = types.MethodType(forward, module)
     try:
         yield
     finally:
         if had is None:
             del module.forward
         else:
-            module.forward = had  # type: ignore[method-assign]
+            module.forward = had
 
 
 def _safe(names: Sequence[str]) -> list[str]:

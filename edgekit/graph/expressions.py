@@ -12,13 +12,14 @@ _LIMIT = 4000
 _DEPTH = 40
 _SYMBOL = re.compile(r"(?:s|u|z|zf|zuf|zu)\d{1,9}")
 _NUMERAL = re.compile(r"-?\d{1,40}(?:\.\d{0,60})?(?:e[+-]?\d{1,3})?")
-_CALLS = frozenset(
-    "Add Mul Pow Integer Rational Float Symbol Max Min Mod Abs floor ceiling sign "
-    "Equality Eq Unequality Ne StrictLessThan Lt LessThan Le StrictGreaterThan Gt GreaterThan Ge "
-    "And Or Not FloorDiv ModularIndexing Where PythonMod CleanDiv CeilToInt FloorToInt CeilDiv "
-    "PowByNatural FloatPow FloatTrueDiv IntTrueDiv TruncToFloat TruncToInt RoundToInt ToFloat "
-    "Identity IsNonOverlappingAndDenseIndicator".split()
-)
+_CALLS = frozenset({
+    "Add", "Mul", "Pow", "Integer", "Rational", "Float", "Symbol", "Max", "Min", "Mod", "Abs",
+    "floor", "ceiling", "sign", "Equality", "Eq", "Unequality", "Ne", "StrictLessThan", "Lt",
+    "LessThan", "Le", "StrictGreaterThan", "Gt", "GreaterThan", "Ge", "And", "Or", "Not",
+    "FloorDiv", "ModularIndexing", "Where", "PythonMod", "CleanDiv", "CeilToInt", "FloorToInt",
+    "CeilDiv", "PowByNatural", "FloatPow", "FloatTrueDiv", "IntTrueDiv", "TruncToFloat",
+    "TruncToInt", "RoundToInt", "ToFloat", "Identity", "IsNonOverlappingAndDenseIndicator",
+})  # fmt: skip
 _POWERS = frozenset({"Pow", "PowByNatural", "FloatPow"})
 _CONSTANTS = frozenset({"oo", "int_oo", "true", "false", "True", "False"})
 _FLAGS = frozenset({"positive", "negative", "nonnegative", "integer", "real", "zero", "nonzero"})
@@ -112,8 +113,8 @@ def _is_float(node: ast.Call) -> bool:
 def _is_small_power(base: ast.expr, exponent: ast.expr) -> bool:
     """A power that cannot blow up: a small constant exponent, and no power of a power."""
     nested = any(
-        isinstance(n, ast.BinOp) and isinstance(n.op, ast.Pow)
-        or isinstance(n, ast.Call) and isinstance(n.func, ast.Name) and n.func.id in _POWERS
+        (isinstance(n, ast.BinOp) and isinstance(n.op, ast.Pow))
+        or (isinstance(n, ast.Call) and isinstance(n.func, ast.Name) and n.func.id in _POWERS)
         for n in ast.walk(base)
     )
     sign = 1

@@ -1,7 +1,7 @@
 """Nested inputs and outputs as flat, named tensors.
 
 A program whose output is a dataclass does not reload in a fresh process, and no other format knows
-of one; so a captured network takes tensors and returns tensors, and their names say where they were.
+of one; so a captured network takes and returns tensors, and their names say where they were.
 """
 
 import dataclasses

@@ -112,9 +112,7 @@ def _detached(graph: Graph, node: Node) -> Node:
 
 def _parameters(exported: ExportedProgram) -> set[Node]:
     names = {
-        s.arg.name
-        for s in exported.graph_signature.input_specs
-        if s.kind is InputKind.PARAMETER
+        s.arg.name for s in exported.graph_signature.input_specs if s.kind is InputKind.PARAMETER
     }
     return {n for n in exported.graph.nodes if n.op == "placeholder" and n.name in names}
 
@@ -155,7 +153,7 @@ class _Rewriter:
         }
         self.base: dict[Node, Node] = {}
         self.parent: dict[Node, Node] = {}
-        self.value: dict[Node, Any] = {}
+        self.value: dict[Node, Node] = {}
         self.seen: dict[Node, int] = {}
         self.version: dict[Node, int] = {}
         self.renamed: dict[Node, Node] = {}
@@ -212,7 +210,8 @@ class _Rewriter:
         """Insert a node before the one that is being rewritten, with the metadata of `like`."""
         assert self.here is not None  # noqa: S101 - set by run
         with self.graph.inserting_before(self.here):
-            node = self.graph.call_function(target, args, kwargs)
+            name = target._schema.name.partition("::")[2]
+            node = self.graph.create_node("call_function", target, args, kwargs, name)
         node.meta = {k: v for k, v in like.meta.items() if k not in {"val", "tensor_meta"}}
         node.meta["val"] = propagate(target, args, kwargs)
         return node
@@ -313,9 +312,10 @@ class _Rewriter:
             )
 
     def _new_value(self, node: Node, target: Node) -> Node:
-        args = tuple(map_arg(node.args, self.current))
-        kwargs = dict(map_arg(node.kwargs, self.current))
-        old = args[0]
+        args: Any = map_arg(node.args, self.current)
+        kwargs: Any = map_arg(node.kwargs, self.current)
+        old: Node = args[0]
+        new: Node
         if op_name(node) == "aten::copy_":
             new = args[1]
         else:
@@ -334,7 +334,7 @@ class _Rewriter:
 
 def propagate(target: Any, args: Any, kwargs: Any) -> Any:
     """What `target` gives for the captured values of its arguments, None where it is not known."""
-    values = map_arg((args, kwargs), lambda n: n.meta.get("val"))
+    values: Any = map_arg((args, kwargs), lambda n: n.meta.get("val"))
     mode = detect_fake_mode(values)
     if mode is None:
         return None
@@ -349,7 +349,7 @@ def _where(node: Node) -> str:
 
 
 def _rename_outputs(exported: ExportedProgram) -> None:
-    output = next(n for n in reversed(exported.graph.nodes) if n.op == "output")
+    output: Any = next(n for n in reversed(exported.graph.nodes) if n.op == "output")
     for spec, value in zip(exported.graph_signature.output_specs, output.args[0], strict=True):
         if spec.kind is OutputKind.USER_OUTPUT and isinstance(value, Node):
-            spec.arg.name = value.name  # type: ignore[union-attr]
+            spec.arg.name = value.name

@@ -17,16 +17,16 @@ from edgekit.graph.expressions import is_shape_expression
 NAMESPACES = frozenset({"aten", "prims", "quantized_decomposed", "torchao", "torchvision"})
 # Operators that read files or hand out memory of the process.
 _DENIED = frozenset({"from_file", "from_blob", "resize", "set_", "_resize_output", "as_strided_"})
-_SYMBOLIC = frozenset(
-    f"_operator.{name}"
-    for name in "add sub mul truediv floordiv mod pow neg eq ne lt le gt ge and_ or_ not_ getitem "
-    "pos".split()
-) | {
-    "torch.sym_int", "torch.sym_float", "torch.sym_max", "torch.sym_min", "torch.sym_not",
-    "torch.sym_ite", "torch.sym_sum", "math.ceil", "math.floor", "math.trunc", "torch._sym_sqrt",
-    "torch.ops.higher_order.wrap_with_set_grad_enabled", "torch.ops.higher_order.wrap_with_autocast",
-    "torch.ops.higher_order.cond",
-}  # fmt: skip
+_SYMBOLIC = frozenset({
+    "_operator.add", "_operator.sub", "_operator.mul", "_operator.truediv", "_operator.floordiv",
+    "_operator.mod", "_operator.pow", "_operator.neg", "_operator.pos", "_operator.eq",
+    "_operator.ne", "_operator.lt", "_operator.le", "_operator.gt", "_operator.ge",
+    "_operator.and_", "_operator.or_", "_operator.not_", "_operator.getitem", "math.ceil",
+    "math.floor", "math.trunc", "torch.sym_int", "torch.sym_float", "torch.sym_max",
+    "torch.sym_min", "torch.sym_not", "torch.sym_ite", "torch.sym_sum", "torch._sym_sqrt",
+    "torch.ops.higher_order.wrap_with_set_grad_enabled",
+    "torch.ops.higher_order.wrap_with_autocast", "torch.ops.higher_order.cond",
+})  # fmt: skip
 _TARGET = re.compile(r"torch\.ops\.(?P<space>[a-z_]\w*)\.(?P<op>\w+)\.(?P<overload>\w+)")
 _NAME = re.compile(r"[A-Za-z_]\w{0,499}", re.ASCII)
 _PATH = re.compile(r"[\w.\-/ ]{0,1000}")
@@ -146,7 +146,7 @@ class _Cleaner:
         match key:
             case "name" | "as_name":
                 return value == "" or (
-                    _NAME.fullmatch(value) is not None and not keyword.iskeyword(value)
+                    (_NAME.fullmatch(value) is not None and not keyword.iskeyword(value))
                     or value == "from"
                 )
             case "target":
@@ -189,7 +189,7 @@ def _flat_entry(signature: Any, entries: Any, cleaner: _Cleaner) -> dict[str, An
     fits = isinstance(names, list) and len(names) == inputs
     if names and fits:
         names = [cleaner.text(name, "name") for name in names]
-    leaf = {"type": None, "context": None, "children_spec": []}
+    leaf: dict[str, Any] = {"type": None, "context": None, "children_spec": []}
     tensors = {"type": "builtins.tuple", "context": "null", "children_spec": [leaf] * inputs}
     keywords = {"type": "builtins.dict", "context": "[]", "children_spec": []}
     results = {"type": "builtins.tuple", "context": "null", "children_spec": [leaf] * outputs}
@@ -226,4 +226,6 @@ def _leaf_names(spec: Any, name: str) -> list[str]:
         labels = [name]
     else:
         labels = [f"{name or 'output'}_{i}" for i in range(len(children))]
-    return [n for label, child in zip(labels, children, strict=True) for n in _leaf_names(child, label)]
+    return [
+        n for label, child in zip(labels, children, strict=True) for n in _leaf_names(child, label)
+    ]

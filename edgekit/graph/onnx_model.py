@@ -32,7 +32,7 @@ def read_onnx(path: Path) -> "onnx.ModelProto":
             folder, or a tensor's declared size does not agree with its bytes.
     """
     import onnx
-    from google.protobuf.message import DecodeError
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     if not path.is_file():
         raise UsageError(f"{path} does not exist.", "Check the path.")
@@ -156,9 +156,7 @@ def _check_tensor(tensor: "onnx.TensorProto", folder: Path, file: str) -> bool:
                 _HINT,
             )
     elif count > 4 * sum(len(getattr(tensor, field)) for field in fields):
-        raise UsageError(
-            f"{file}: tensor {name!r} declares {count} elements and has fewer.", _HINT
-        )
+        raise UsageError(f"{file}: tensor {name!r} declares {count} elements and has fewer.", _HINT)
     return False
 
 
@@ -183,7 +181,9 @@ def _check_external(
         raise UsageError(f"{where} has an offset or length that is no number.", _HINT) from e
     size = target.stat().st_size
     if offset < 0 or length < 0 or offset + length > size:
-        raise UsageError(f"{where} declares {length} bytes at {offset}; the file has {size}.", _HINT)
+        raise UsageError(
+            f"{where} declares {length} bytes at {offset}; the file has {size}.", _HINT
+        )
     if expected is not None and length != expected:
         raise UsageError(f"{where} has {length} bytes, its shape needs {expected}.", _HINT)
 

@@ -144,7 +144,7 @@ def rebuild(module: GraphModule, like: Program, **changes: Any) -> Program:
         input_names=[spec.name for spec in like.inputs],
         output_names=[spec.name for spec in like.outputs],
     )
-    kept = {name for name in traced.exported.state_dict}
+    kept = set(traced.exported.state_dict)
     ties = tuple(tuple(n for n in group if n in kept) for group in like.ties)
     fields: dict[str, Any] = {
         "ties": tuple(group for group in ties if len(group) > 1),

@@ -1,31 +1,28 @@
 """Storing a program as a `.pt2` file, and loading one without trusting it.
 
-The file is an ordinary `torch.export` archive with edgekit's notes in `extra/edgekit.json`. It holds
-no pickle, and the same program gives the same bytes in every process.
+The file is an ordinary `torch.export` archive with edgekit's notes in `extra/edgekit.json`. It
+holds no pickle, and the same program gives the same bytes in every process.
 """
 
 import importlib
 import io
-import logging
 import os
 import tempfile
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch.export import ExportedProgram
 
 from edgekit.artifact import TensorSpec
-from edgekit.errors import EdgekitError, PassError, UsageError
+from edgekit.errors import PassError, UsageError
 from edgekit.graph import flatten as flat
 from edgekit.graph.archive import Archive, read_archive
 from edgekit.graph.functionalise import functionalise
 from edgekit.graph.model_json import NAMESPACES
 from edgekit.graph.program import Program, assemble, input_nodes, output_nodes, retie_state
+from edgekit.graph.quiet import quiet
 
 
 class Notes(BaseModel):
@@ -43,6 +40,9 @@ class Notes(BaseModel):
     ranges: dict[str, tuple[int, int]] = {}
 
 
+_FIELDS = tuple(name for name in Notes.model_fields if name != "schema_version")
+
+
 def save(program: Program, path: Path) -> None:
     """Write `program` to `path`, whole or not at all.
 
@@ -54,11 +54,11 @@ def save(program: Program, path: Path) -> None:
         UsageError: the folder cannot be written.
         PassError: torch cannot serialise the graph.
     """
-    notes = Notes(**{name: getattr(program, name) for name in Notes.model_fields if name != "schema_version"})
+    notes = Notes(**{name: getattr(program, name) for name in _FIELDS})
     buffer = io.BytesIO()
     spaces = _namespaces(program.exported) | NAMESPACES
     try:
-        with _quiet():
+        with quiet():
             torch.export.save(program.exported, buffer)
     except Exception as e:
         raise PassError(
@@ -87,7 +87,7 @@ def load(path: Path, imports: Sequence[str] = ()) -> Program:
     trusted = _import(imports)
     archive = read_archive(path, str(path), trusted=trusted)
     try:
-        with _quiet():
+        with quiet():
             exported = torch.export.load(io.BytesIO(archive.to_bytes()))
     except Exception as e:
         lines = [line for line in str(e).splitlines() if line.strip()]
@@ -107,7 +107,7 @@ def load(path: Path, imports: Sequence[str] = ()) -> Program:
     if not fits:
         raise UsageError(f"{path} names other inputs or outputs than its graph.", "Make it again.")
     retie_state(exported, notes.ties)
-    return Program(exported, **{n: getattr(notes, n) for n in Notes.model_fields if n != "schema_version"})
+    return Program(exported, **{name: getattr(notes, name) for name in _FIELDS})
 
 
 def _foreign(exported: ExportedProgram, archive: Archive) -> Program:
@@ -157,24 +157,7 @@ def _import(imports: Sequence[str]) -> frozenset[str]:
                 f"Module {name!r}, which registers operators, cannot be imported: {e}.",
                 "Install it, or put its folder on PYTHONPATH.",
             ) from e
-    known = {str(s._schema_name if False else s).partition("::")[0] for s in torch._C._dispatch_get_all_op_names()}
-    return frozenset(known)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep torch's own warnings and log lines to itself while it reads or writes a program."""
-    loggers = [logging.getLogger(n) for n in ("torch.export", "torch._export", "torch.export.pt2_archive._package")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    return frozenset(name.partition("::")[0] for name in torch._C._dispatch_get_all_op_names())
 
 
 def _write_atomically(path: Path, data: bytes) -> None:

@@ -6,18 +6,19 @@ says so, because a static program is worth more than none.
 """
 
 import re
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import sympy
+import sympy  # type: ignore[import-untyped]
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.export.dynamic_shapes import refine_dynamic_shapes_from_suggested_fixes
 
 from edgekit.errors import EdgekitError, PassError, UsageError
+from edgekit.graph.quiet import quiet
+from edgekit.graph.recurrent import open_time
 
 Axes = tuple[int | str, ...]
 
@@ -132,7 +133,7 @@ def trace(
     failure: Exception | None = None
     for _ in range(_ATTEMPTS):
         try:
-            return _named(run_export(export, module, args, shapes), inputs, axes)
+            return _named(run_export(export, module, args, shapes), axes)
         except EdgekitError:
             raise
         except Exception as e:  # noqa: BLE001 - any error of the model's own code comes through
@@ -143,7 +144,7 @@ def trace(
     for kept in _fewer_dims(axes):
         shapes = tuple(_dim_objects(kept[name]) for name in inputs)
         try:
-            return _named(run_export(export, module, args, shapes), inputs, axes)
+            return _named(run_export(export, module, args, shapes), axes)
         except Exception:  # noqa: BLE001, S112 - the first failure is the one worth telling
             continue
     raise capture_error(failure) from failure
@@ -153,23 +154,25 @@ def run_export(
     export: Callable[..., ExportedProgram], module: nn.Module, args: tuple[Any, ...], shapes: Any
 ) -> ExportedProgram:
     """Export without third parties' warnings, and with gradients on (fast paths drop dropout)."""
-    with warnings.catch_warnings(), torch.enable_grad():
-        warnings.simplefilter("ignore")
+    with quiet(), torch.enable_grad(), open_time():
         return export(module, args, dynamic_shapes=shapes, strict=False)
 
 
 def capture_error(error: Exception | None) -> PassError:
     """The essence of what `torch.export` said, without its pages of traceback."""
     lines = [line.strip() for line in str(error).splitlines()]
-    noise = ("For more information", "The error above occurred", "Suggested fixes", "While executing")
+    noise = (
+        "For more information",
+        "The error above occurred",
+        "Suggested fixes",
+        "While executing",
+    )
     kept = [line for line in lines if line and not line.startswith(noise)][:3]
     text = " ".join(kept)[:600] or "no reason given"
     hint = "Make the forward free of data-dependent control flow and of shapes that depend on data."
     if isinstance(error, RuntimeError | TypeError | ValueError) and "Dynamo" not in repr(error):
         hint = "Run the module on the example first: its own code raised this."
-    return PassError(
-        f"The module cannot be captured: {type(error).__name__}: {text}", hint
-    )
+    return PassError(f"The module cannot be captured: {type(error).__name__}: {text}", hint)
 
 
 def _check_shared(inputs: Mapping[str, Tensor], axes: Mapping[str, Axes]) -> None:
@@ -210,7 +213,9 @@ def _refine(error: Exception, shapes: Any) -> Any:
 
 def _fewer_dims(axes: Mapping[str, Axes]) -> list[dict[str, Axes]]:
     """Sets of axes with fewer open dimensions, best first; the last one is static."""
-    dims = list(dict.fromkeys(parse_dim(e)[1] for a in axes.values() for e in a if isinstance(e, str)))
+    dims = list(
+        dict.fromkeys(parse_dim(e)[1] for a in axes.values() for e in a if isinstance(e, str))
+    )
     keep = [[d for d in dims if d != one] for one in reversed(dims)] if len(dims) > 2 else []
     keep += [[one] for one in dims] if len(dims) > 1 else []
     keep.append([])
@@ -226,9 +231,7 @@ def _fewer_dims(axes: Mapping[str, Axes]) -> list[dict[str, Axes]]:
     return [only(kept) for kept in keep]
 
 
-def _named(
-    exported: ExportedProgram, inputs: Mapping[str, Tensor], axes: Mapping[str, Axes]
-) -> Trace:
+def _named(exported: ExportedProgram, axes: Mapping[str, Axes]) -> Trace:
     """Match the symbols of the captured inputs with the names that were asked for."""
     nodes = {node.name: node for node in exported.graph.nodes if node.op == "placeholder"}
     names: dict[str, str] = {}

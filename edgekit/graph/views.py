@@ -19,15 +19,15 @@ _MAYBE = {
     "aten::reshape", "aten::contiguous", "aten::to", "aten::flatten", "aten::unflatten",
     "aten::reshape_as", "aten::ravel", "aten::type_as", "aten::dropout", "aten::feature_dropout",
     "aten::alpha_dropout", "aten::feature_alpha_dropout", "aten::view_as", "aten::expand_as",
-    "aten::squeeze", "aten::float", "aten::resolve_conj", "aten::resolve_neg", "aten::pad",
-    "aten::atleast_1d", "aten::atleast_2d", "aten::atleast_3d", "aten::broadcast_to",
-    "aten::nan_to_num", "aten::_to_copy", "aten::lift_fresh", "aten::einsum", "aten::matmul",
+    "aten::squeeze", "aten::float", "aten::resolve_conj", "aten::resolve_neg",
+    "aten::atleast_1d", "aten::atleast_2d", "aten::atleast_3d", "aten::lift_fresh",
 }  # fmt: skip
 _LISTS = {"aten::split", "aten::split_with_sizes", "aten::chunk", "aten::unbind",
           "aten::tensor_split", "aten::hsplit", "aten::vsplit", "aten::dsplit"}  # fmt: skip
 _RESHAPES = {"aten::view", "aten::reshape", "aten::flatten", "aten::unflatten", "aten::squeeze",
              "aten::unsqueeze", "aten::reshape_as", "aten::view_as", "aten::ravel",
-             "aten::_unsafe_view", "aten::atleast_1d", "aten::atleast_2d", "aten::atleast_3d"}  # fmt: skip
+             "aten::_unsafe_view", "aten::atleast_1d", "aten::atleast_2d",
+             "aten::atleast_3d"}  # fmt: skip
 _SAME = {"aten::alias", "aten::detach", "aten::contiguous", "aten::to", "aten::type_as",
          "aten::dropout", "aten::feature_dropout", "aten::alpha_dropout", "aten::lift_fresh",
          "aten::feature_alpha_dropout", "aten::float", "aten::resolve_conj",
@@ -76,9 +76,7 @@ def shares_storage(node: Node, other: Node) -> bool | None:
     return bool(a.untyped_storage()._cdata == b.untyped_storage()._cdata)
 
 
-def write_back(
-    view: Node, parent: Node, new: Node, emit: Callable[..., Node]
-) -> Node | None:
+def write_back(view: Node, parent: Node, new: Node, emit: Callable[..., Node]) -> Node | None:
     """The value that `parent` has after its view `view` became `new`.
 
     Args:
@@ -93,10 +91,10 @@ def write_back(
     name, args = op_name(view), view.args
     if view.target is operator.getitem:
         return _write_back_item(view, parent, new, emit)
-    if name in _SAME:
+    if name in _SAME or _is_whole(view):
         return new
     if name in _RESHAPES:
-        return emit(aten.view_as.default, new, parent) 
+        return emit(aten.view_as.default, new, parent)
     if name in _OWN_INVERSE:
         return emit(view.target, new, *args[1:])
     if name == "aten::permute":
@@ -116,9 +114,18 @@ def write_back(
     return None
 
 
-def _write_back_item(
-    view: Node, parent: Node, new: Node, emit: Callable[..., Node]
-) -> Node | None:
+def _is_whole(view: Node) -> bool:
+    """Whether a slice takes everything, as `x[:, 0]` does of axis 0."""
+    start, end, step = (*view.args[2:5], *(None, None, 1)[len(view.args[2:5]) :])
+    return (
+        op_name(view) == "aten::slice"
+        and start in (None, 0)
+        and (end is None or (isinstance(end, int) and end >= 2**62))
+        and step == 1
+    )
+
+
+def _write_back_item(view: Node, parent: Node, new: Node, emit: Callable[..., Node]) -> Node | None:
     split, index = view.args
     assert isinstance(split, Node)  # noqa: S101 - source_of made sure
     if not isinstance(index, int):
@@ -126,11 +133,11 @@ def _write_back_item(
     dim = _split_dim(split)
     if op_name(split) == "aten::unbind":
         return emit(aten.select_scatter.default, parent, new, dim, index)
-    sizes = [_size(part, dim) for part in split.meta["val"]]
-    if any(size is None for size in sizes):
+    sizes = [part.shape[dim] for part in split.meta["val"]]
+    if not all(isinstance(size, int) for size in sizes):
         return None
     index %= len(sizes)
-    start = sum(sizes[:index])  # type: ignore[arg-type]
+    start = sum(sizes[:index])
     return emit(aten.slice_scatter.default, parent, new, dim, start, start + sizes[index])
 
 
@@ -141,11 +148,6 @@ def _split_dim(split: Node) -> int:
                 return int(split.args[place])  # type: ignore[arg-type]
             return int(split.kwargs.get("dim", argument.default_value or 0))  # type: ignore[arg-type]
     return {"aten::hsplit": 1, "aten::vsplit": 0, "aten::dsplit": 2}[op_name(split)]
-
-
-def _size(part: Any, dim: int) -> int | None:
-    size = part.shape[dim]
-    return size if isinstance(size, int) else None
 
 
 def is_inplace_view(target: Any) -> bool:
