@@ -14,6 +14,7 @@ WIDTH, HEIGHT = 520, 370
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 16, 16, 44
 _CHAR = 7.0  # width of a character, with room for the larger type on a phone
 _LINE = 15.0
+_CROWDED = 0.15  # share of a name that others may cover
 _NEAR = 9.0  # points closer than this lie on one another
 BAR_WIDTH, BAR_ROW, _LONGEST_NAME = 340, 36, 26
 
@@ -141,7 +142,8 @@ def _ends(figure: Figure) -> tuple[float, float]:
 def _place_labels(points: Sequence[Point]) -> tuple[Text, ...]:
     """Put each name beside its point where it covers no point, no interval and no other name.
 
-    Points that lie on one another share one name. The last step chooses first.
+    Points that lie on one another share one name. The last step chooses first. In a crowd, a name
+    that would be unreadable is left out; the description and the table have it.
     """
     taken = [(p.x - 7, p.y - 7, p.x + 7, p.y + 7) for p in points]
     taken += [(p.x - 2, p.top, p.x + 2, p.bottom) for p in points]
@@ -158,6 +160,9 @@ def _place_labels(points: Sequence[Point]) -> tuple[Text, ...]:
             _choices(first.x, first.y, len(text) * _CHAR),
             key=lambda c: _overlap(c[0], taken),
         )
+        covered = _overlap(best[0], taken)
+        if first.kind == "middle" and covered > _CROWDED * len(text) * _CHAR * _LINE:
+            continue
         taken.append(best[0])
         labels.append(Text(text, _r(best[1]), _r(best[0][3] - 3), best[2], first.kind))
     return tuple(labels)
