@@ -1,3 +1,3 @@
-"""edgekit: compress trained networks for edge devices, and prove what it gained and what it cost."""
+"""edgekit: compress trained networks for edge devices, and prove what it cost."""
 
 __version__ = "0.1.0"

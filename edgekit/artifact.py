@@ -84,7 +84,7 @@ class Artifact(BaseModel):
         root: Path,
         *,
         model: str,
-        format: Format,  # noqa: A002 - the field's name
+        format: Format,
         inputs: tuple[TensorSpec, ...],
         outputs: tuple[TensorSpec, ...],
         made_by: str,

@@ -2,7 +2,7 @@
 
     EdgekitError(message, hint)          never raised bare
     ├── RecipeError / UsageError   2     bad recipe, bad flag, bad file: names the key or the file
-    ├── UnavailableError           3     an extra, driver or device is missing: names what to install
+    ├── UnavailableError           3     an extra, driver or device is missing: what to install
     ├── PassError                  4     names the step and what it was working on; chains the cause
     ├── GateError                  5     accuracy, latency, energy, size or parity beyond its budget
     └── DeviceError                6     device unreachable or lost mid-run

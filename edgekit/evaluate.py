@@ -76,9 +76,7 @@ def _onnx_predictor(artifact: Artifact, threads: int) -> Predictor:
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
     try:
-        session = ort.InferenceSession(
-            artifact.path, options, providers=["CPUExecutionProvider"]
-        )
+        session = ort.InferenceSession(artifact.path, options, providers=["CPUExecutionProvider"])
     except Exception as e:
         raise UsageError(
             f"ONNX Runtime cannot load {artifact.path}: {str(e).splitlines()[0]}",
@@ -195,7 +193,9 @@ def _padded(feeds: Arrays, rows: int) -> Arrays:
     }
 
 
-def outputs_on(artifact: Artifact, feeds: Iterable[Arrays], *, threads: int = 1) -> Iterator[Arrays]:
+def outputs_on(
+    artifact: Artifact, feeds: Iterable[Arrays], *, threads: int = 1
+) -> Iterator[Arrays]:
     """Run an artifact on given batches."""
     run = predictor(artifact, threads=threads)
     for batch in feeds:

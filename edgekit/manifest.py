@@ -66,7 +66,9 @@ class Manifest(BaseModel):
     seconds: float
     energy_j: float | None = None
     energy_label: str = "unavailable"
-    created_utc: str = Field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    created_utc: str = Field(
+        default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds")
+    )
 
 
 def versions() -> dict[str, str]:

@@ -23,9 +23,11 @@ def _one_thread() -> None:
 def edgekit(tmp_path: Path) -> Command:
     """Run the installed command in a folder of its own, as a user does."""
 
-    def run(*args: object, cwd: Path | None = None, **options: object) -> subprocess.CompletedProcess[str]:
+    def run(
+        *args: object, cwd: Path | None = None, **options: object
+    ) -> subprocess.CompletedProcess[str]:
         env = {**os.environ, "COLUMNS": "200", "NO_COLOR": "1"}
-        return subprocess.run(  # noqa: S603
+        return subprocess.run(
             [str(EDGEKIT), *map(str, args)],
             cwd=cwd or tmp_path,
             env=env,

@@ -20,9 +20,7 @@ def verify(
     a: common.Model,
     b: common.Model,
     *,
-    atol: Annotated[
-        float | None, typer.Option(help="Largest absolute difference allowed.")
-    ] = None,
+    atol: Annotated[float | None, typer.Option(help="Largest absolute difference allowed.")] = None,
     min_sqnr_db: Annotated[float | None, typer.Option(help="Smallest SQNR allowed, dB.")] = None,
     min_agreement: Annotated[
         float | None, typer.Option(help="Smallest share of rows with the same answer.")

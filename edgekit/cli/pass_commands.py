@@ -54,7 +54,7 @@ def capture(
     weights: Annotated[
         Path | None, typer.Option("--weights", help="A .safetensors, or a .pt of tensors.")
     ] = None,
-    input: Annotated[  # noqa: A002 - the option's name
+    input: Annotated[
         list[str] | None,
         typer.Option(
             "--input",

@@ -217,7 +217,9 @@ def _python(config: DataConfig, base: Path) -> Samples:
         )
     inputs, targets, ids = (*parts, None, None)[:3]
     named = inputs if isinstance(inputs, Mapping) else {"input": inputs}
-    arrays = {str(name): _array(value, f"input {name!r} of {spec}") for name, value in named.items()}
+    arrays = {
+        str(name): _array(value, f"input {name!r} of {spec}") for name, value in named.items()
+    }
     if not arrays:
         raise UsageError(f"{spec} gave no inputs: the data is empty.", "Return at least one array.")
     count = len(next(iter(arrays.values())))

@@ -14,9 +14,7 @@ Rows = NDArray[np.intp]
 _SHOWN = 5
 
 
-def draw(
-    split: Split, ids: list[str], targets: NDArray[Any] | None, base: Path
-) -> dict[str, Rows]:
+def draw(split: Split, ids: list[str], targets: NDArray[Any] | None, base: Path) -> dict[str, Rows]:
     """Divide samples among the splits.
 
     The draw depends on the seed, the order of the samples and their classes only. Evaluation is

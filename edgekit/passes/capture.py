@@ -1,4 +1,4 @@
-"""Where a recipe begins: a network from a file, a package or the user's code becomes an artifact."""
+"""Where a recipe begins: a file, a package or the user's code becomes an artifact."""
 
 import hashlib
 import shutil

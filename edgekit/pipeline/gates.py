@@ -39,16 +39,13 @@ def _observe(name: str, original: StepReport, steps: Sequence[StepReport]) -> tu
     if name == "agreement":
         return _latest([(s.changes.agreement, s.name) for s in steps if s.changes])
     if name == "macs_ratio":
-        macs = _latest([(_ratio(original.macs, s.macs), s.name) for s in steps])
-        return macs
+        return _latest([(_ratio(original.macs, s.macs), s.name) for s in steps])
     if name == "size_ratio":
         return _ratio(original.size_bytes, last.size_bytes), last.name
     if name == "size_mb":
         size = last.size_bytes
         return (
-            Figure(value=size / _MB, unit="MB")
-            if size is not None
-            else Figure.unavailable("MB"),
+            Figure(value=size / _MB, unit="MB") if size is not None else Figure.unavailable("MB"),
             last.name,
         )
     figures = {

@@ -139,9 +139,7 @@ class Judge:
             return Judged(None, None, labels, parity, macs, parameters, reason)
         targets = self._targets()
         evaluation, scores = evaluate_predictions(self.task, outputs, targets, ids)
-        return Judged(
-            evaluation.model_dump(mode="json"), scores, labels, parity, macs, parameters
-        )
+        return Judged(evaluation.model_dump(mode="json"), scores, labels, parity, macs, parameters)
 
     def _targets(self) -> Any:
         if self.data is None:
@@ -425,4 +423,3 @@ def _write_judged(root: Path, key: str, found: Judged) -> None:
     manifest.write_text_atomically(
         root / _MEASURED, json.dumps({"key": key, "judged": plain}, indent=1) + "\n"
     )
-

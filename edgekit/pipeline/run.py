@@ -275,9 +275,7 @@ class _Run:
                 self.progress.say(f"  {branch.name}: skipped. {e.message} {e.hint}")
         except EdgekitError as e:
             failure = e
-        if failure is not None and not (
-            branch.optional and isinstance(failure, UnavailableError)
-        ):
+        if failure is not None and not (branch.optional and isinstance(failure, UnavailableError)):
             self.errors.append(failure)
         measured = judge.branch(branch, target, shared, chain)
         if failure is not None:

@@ -245,9 +245,7 @@ def compare_models(
     )
 
 
-def random_inputs(
-    inputs: Sequence[TensorSpec], samples: int, seed: int
-) -> dict[str, NDArray[Any]]:
+def random_inputs(inputs: Sequence[TensorSpec], samples: int, seed: int) -> dict[str, NDArray[Any]]:
     """Random arrays that fit the inputs: normal for floats, zeros and ones for integers."""
     rng = np.random.default_rng(seed)
     feeds: dict[str, NDArray[Any]] = {}

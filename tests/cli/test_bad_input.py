@@ -14,9 +14,7 @@ from tests.cli.project import DATA, MODEL, RECIPE, write
 from tests.conftest import EDGEKIT, Command
 
 
-def assert_says(
-    done: subprocess.CompletedProcess[str], code: int, *words: str
-) -> None:
+def assert_says(done: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
     """The exit code is right, the words are there, and nobody sees a traceback."""
     assert done.returncode == code, done.stderr
     for word in words:
@@ -84,7 +82,10 @@ def test_overlapping_splits_name_the_samples(edgekit: Command, tmp_path: Path) -
             "split: {calibration: 30, evaluation: 90}",
             "split: {files: {calibration: c.txt, evaluation: e.txt, train: t.txt}}",
         ),
-        data=DATA.replace("return {\"input\": x}, targets", "return {\"input\": x}, targets, [f's{i}' for i in range(300)]"),
+        data=DATA.replace(
+            'return {"input": x}, targets',
+            "return {\"input\": x}, targets, [f's{i}' for i in range(300)]",
+        ),
     )
     (tmp_path / "c.txt").write_text("s0\ns1\n")
     (tmp_path / "e.txt").write_text("s1\ns2\n")
@@ -99,7 +100,14 @@ def test_weights_that_do_not_fit_name_the_tensors(edgekit: Command, tmp_path: Pa
     write(tmp_path)
     save_file({"0.weight": torch.zeros(4, 8), "9.bias": torch.zeros(3)}, tmp_path / "w.safetensors")
     done = edgekit(
-        "capture", "model.py:build", "--weights", "w.safetensors", "--input", "input=batch,8", "-o", "out"
+        "capture",
+        "model.py:build",
+        "--weights",
+        "w.safetensors",
+        "--input",
+        "input=batch,8",
+        "-o",
+        "out",
     )
     assert_says(done, 2, "0.weight", "9.bias", "5.bias")
     assert not (tmp_path / "out").exists()
@@ -114,8 +122,10 @@ def test_a_pickle_offered_as_weights_is_not_run(edgekit: Command, tmp_path: Path
         "        return (os.system, ('touch pwned',))\n"
         "pickle.dump({'0.weight': Evil()}, open('w.pt', 'wb'))\n"
     )
-    subprocess.run([sys.executable, "-c", payload], cwd=tmp_path, check=True)  # noqa: S603
-    done = edgekit("capture", "model.py:build", "--weights", "w.pt", "--input", "input=batch,8", "-o", "out")
+    subprocess.run([sys.executable, "-c", payload], cwd=tmp_path, check=True)
+    done = edgekit(
+        "capture", "model.py:build", "--weights", "w.pt", "--input", "input=batch,8", "-o", "out"
+    )
     assert_says(done, 2, "w.pt")
     assert not (tmp_path / "pwned").exists()
 
@@ -165,8 +175,8 @@ def test_a_full_disk(edgekit: Command, tmp_path: Path) -> None:
     write(tmp_path)
     small = tmp_path / "small"
     small.mkdir()
-    mounted = subprocess.run(  # noqa: S603
-        ["mount", "-t", "tmpfs", "-o", "size=48k", "tmpfs", str(small)],  # noqa: S607
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=48k", "tmpfs", str(small)],
         capture_output=True,
         check=False,
     )
@@ -178,7 +188,7 @@ def test_a_full_disk(edgekit: Command, tmp_path: Path) -> None:
         left = [p for p in (small / "out").rglob("*") if p.is_file() and p.name != ".lock"]
         assert all((p.parent / "manifest.json").exists() for p in left), left
     finally:
-        subprocess.run(["umount", str(small)], check=True)  # noqa: S603, S607
+        subprocess.run(["umount", str(small)], check=True)
 
 
 @pytest.mark.slow
@@ -186,7 +196,7 @@ def test_a_full_disk(edgekit: Command, tmp_path: Path) -> None:
 def test_ctrl_c_in_every_step_loses_nothing(tmp_path: Path, step: str) -> None:
     """Interrupt just after the step before this one was finished, then run to the end."""
     write(tmp_path, recipe=RECIPE.replace("epochs: 2", "epochs: 40"))
-    process = subprocess.Popen(  # noqa: S603
+    process = subprocess.Popen(
         [str(EDGEKIT), "run", ".", "-o", "out"],
         cwd=tmp_path,
         stderr=subprocess.PIPE,

@@ -27,14 +27,25 @@ class Work:
             raise self.error
         context.notes["runs"] = self.runs
         return Artifact.create(
-            context.out, model="model.onnx", format="onnx", inputs=(SPEC,), outputs=(SPEC,), made_by="work"
+            context.out,
+            model="model.onnx",
+            format="onnx",
+            inputs=(SPEC,),
+            outputs=(SPEC,),
+            made_by="work",
         )
 
 
 def do(out: Path, work: Work, *, folder: str = "01-work", key: str = "k", fresh: bool = False):
     context = Context(out=out, seed=0, task=Task())
     return make(
-        Store(out, fresh=fresh), out / folder, step="work", config={}, key=key, context=context, run=work
+        Store(out, fresh=fresh),
+        out / folder,
+        step="work",
+        config={},
+        key=key,
+        context=context,
+        run=work,
     )
 
 
