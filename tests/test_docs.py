@@ -99,9 +99,9 @@ def test_code_in_the_pages_compiles(text):
 @pytest.mark.parametrize("text", snippets("pass"))
 def test_the_pass_in_the_page_works(text, tmp_path):
     import onnx
-    from edgekit.metrics import Task
 
     from edgekit.artifact import Artifact, TensorSpec
+    from edgekit.metrics import Task
     from edgekit.passes.base import Context
 
     spec = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["batch", 3])
@@ -146,6 +146,17 @@ def test_targets_page_names_every_target_and_every_field():
     fields = [*targets.Target.model_fields, *targets.IntegerScheme.model_fields]
     for word in (*targets.names(), *fields):
         assert f"`{word}`" in page, f"docs/targets.md does not speak of {word}"
+
+
+def test_data_page_names_every_key_and_every_metric():
+    from edgekit.data import DataConfig, Preprocess, Split
+    from edgekit.metrics import METRICS_OF
+
+    page = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+    words = [w for model in (DataConfig, Preprocess, Split) for w in model.model_fields]
+    words += [w for kind, metrics in METRICS_OF.items() for w in (kind, *metrics)]
+    for word in set(words) - {"split", "preprocess"}:
+        assert f"`{word}`" in page, f"docs/data.md does not speak of {word}"
 
 
 def test_exit_codes_of_the_pages_are_those_of_the_errors():

@@ -147,8 +147,8 @@ def _frozen(report: RunReport) -> Iterator[str]:
         found = view.frozen(step)
         if not found:
             continue
-        yield from (f"**{escape(place)}** left whole, for want of a pruning rule:", "")
-        yield from _rows(["Operator", "Parameters", "Layers"], numbers=1)
+        yield from (f"**{escape(place)}** left these whole:", "")
+        yield from _rows(["Cause", "Parameters", "Layers"], numbers=1)
         for f in found[:_FROZEN]:
             layers = ", ".join(f.layers[:5]) + (", …" if len(f.layers) > 5 else "")
             yield _line([escape(f.operator), escape(count_text(f.parameters)), escape(layers)])

@@ -274,6 +274,31 @@ def _frozen(operator: str, value: Any) -> Frozen:
 
 
 @dataclass(frozen=True)
+class Width:
+    """The width of coupled layers before and after pruning."""
+
+    layers: tuple[str, ...]
+    before: int
+    after: int
+
+
+def widths(step: StepReport) -> tuple[Width, ...]:
+    """Layers that pruning made narrower, in the order of the graph, from its notes."""
+    found = step.notes.get("groups")
+    if not isinstance(found, list | tuple):
+        return ()
+    groups = [g for g in found if isinstance(g, Mapping)]
+    known = [g for g in groups if isinstance(g.get("layers"), list | tuple)]
+    return tuple(
+        Width(tuple(map(str, g["layers"])), g["before"], g["after"])
+        for g in known
+        if isinstance(g.get("before"), int)
+        and isinstance(g.get("after"), int)
+        and g["before"] != g["after"]
+    )
+
+
+@dataclass(frozen=True)
 class Excluded:
     """A layer that stayed in float, and why."""
 

@@ -95,7 +95,11 @@ def _shared():
             "frozen": {
                 "aten.layer_norm.default": {"parameters": 4_608, "layers": ["head.norm"]},
                 "aten.argmax.default": {"parameters": 640, "layers": ["pool", "classifier"]},
-            }
+            },
+            "groups": [
+                {"layers": ["layers.0.conv"], "before": 64, "after": 32},
+                {"layers": ["layers.1.conv1", "layers.1.skip"], "before": 128, "after": 64},
+            ],
         },
         warnings=("2 operators have no pruning rule and left 5,248 parameters whole.",),
     )
@@ -257,9 +261,18 @@ def build() -> RunReport:
         versions={"python": "3.11.7", "torch": "2.13.0", "onnxruntime": "1.32.0"},
         device={"cpu": "Fixture CPU @ 2.00 GHz", "flags": "avx2", "governor": "unavailable"},
         data={
-            "source": "data/fashion.npz",
+            "source": "npz: fashion.npz",
             "content_hash": "ab" * 32,
-            "counts": {"calibration": 256, "train": 7744, "evaluation": 2000},
+            "samples": 10_000,
+            "split_seed": 0,
+            "splits": {
+                name: {"count": count, "ids_sha256": digest * 32}
+                for name, count, digest in (
+                    ("calibration", 256, "c1"),
+                    ("train", 7744, "d2"),
+                    ("evaluation", 2000, "e3"),
+                )
+            },
         },
         original=_original(),
         shared=_shared(),

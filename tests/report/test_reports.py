@@ -1,4 +1,4 @@
-# ruff: noqa: RUF001, S314 - the signs are what a reader sees; the XML is our own
+# ruff: noqa: S314 - the signs are what a reader sees; the XML is our own
 """The Markdown, JUnit and HTML reports against golden files and against hostile names.
 
 `EDGEKIT_UPDATE_GOLDEN=1 pytest tests/report` writes the golden files again; read the difference.
@@ -72,7 +72,11 @@ def hostile_report(bad):
         macs=10,
         metric=Figure(value=0.5, unit="fraction", note=bad),
         latency_p50_ms=Figure(value=1.0, unit="ms"),
-        notes={"frozen": {bad: {"parameters": 3, "layers": [bad]}}, "excluded": [[bad, bad]]},
+        notes={
+            "frozen": {bad: {"parameters": 3, "layers": [bad]}},
+            "groups": [{"layers": [bad], "before": 4, "after": 2}],
+            "excluded": [[bad, bad]],
+        },
         warnings=(bad,),
         status="failed",
         reason=bad,
@@ -336,8 +340,16 @@ def test_a_branch_that_stopped_half_way_shows_what_it_made(report):
 
 
 def test_notes_of_any_form_do_no_harm():
-    for notes in ({"frozen": 3}, {"frozen": {"op": "x"}}, {"excluded": "x"}, {"excluded": [1]}):
+    for notes in (
+        {"frozen": 3},
+        {"frozen": {"op": "x"}},
+        {"excluded": "x"},
+        {"excluded": [1]},
+        {"groups": 4},
+        {"groups": [{"layers": 3}, {"layers": ["a"], "before": None, "after": 1}, 7]},
+    ):
         step = StepReport(name="s", notes=notes)
+        assert view.widths(step) == ()
         assert all(f.parameters is None for f in view.frozen(step))
         assert view.excluded(step) == ()
     counted = StepReport(name="s", notes={"frozen": {"a": 1, "b": [5, "l0", "l1"], "c": None}})
@@ -346,6 +358,15 @@ def test_notes_of_any_form_do_no_harm():
         ("a", 1, ()),
         ("c", None, ()),
     ]
+
+
+def test_layers_that_kept_their_width_are_not_listed():
+    groups = [
+        {"layers": ["a", "b"], "before": 8, "after": 4},
+        {"layers": ["c"], "before": 8, "after": 8},
+    ]
+    step = StepReport(name="prune", notes={"groups": groups})
+    assert view.widths(step) == (view.Width(("a", "b"), 8, 4),)
 
 
 @pytest.mark.parametrize(

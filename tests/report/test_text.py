@@ -1,4 +1,3 @@
-# ruff: noqa: RUF001 - the signs are what a reader sees
 import pytest
 
 from edgekit.report.schema import Figure
