@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from edgekit.bench import conditions, statistics
+from edgekit.bench.comparison import noise_floor, paired_ratio
 from edgekit.bench.energy import measure_energy, open_meter
 from edgekit.bench.fingerprint import fingerprint
 from edgekit.bench.measure import (
@@ -36,7 +37,7 @@ from edgekit.bench.runtimes import Runtime
 from edgekit.errors import UsageError
 
 LEAST_DIFFERENCE = 0.03
-LEAST_FOR_MEDIAN = 8
+LEAST_FOR_MEDIAN = 20
 
 
 def bench(
@@ -142,13 +143,13 @@ def compare(
         return {}, Figure.unavailable("fraction", "No baseline was named.")
     base = next(each for each in loaded if each.subject.name == baseline)
     base_logs = base.log_medians()
-    floor = statistics.noise_floor(base_logs, seed=protocol.seed)
+    floor = noise_floor(base_logs, seed=protocol.seed)
     threshold = max(LEAST_DIFFERENCE, floor or 0.0)
     found = {}
     for each in loaded:
         if each is base:
             continue
-        ratio, low, high = statistics.paired_ratio(base_logs - each.log_medians())
+        ratio, low, high = paired_ratio(base_logs - each.log_medians())
         found[each.subject.name] = Comparison(
             subject=each.subject.name,
             baseline=baseline,

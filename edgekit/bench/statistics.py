@@ -183,7 +183,7 @@ def correlation_time(series: Floats) -> float:
 def block_length(n: int, tau: float) -> int:
     """Samples in one moving block: long enough to carry the dependence, few enough to resample."""
     wanted = max(n ** (1 / 3), 3.0 * (tau - 1))
-    return int(max(1, min(round(wanted), n // 4)))
+    return int(max(1, min(round(wanted), n // 8)))
 
 
 def bootstrap_medians(
@@ -255,14 +255,52 @@ def median_interval(
 ) -> tuple[float, float]:
     """Two-sided confidence interval of the median, by moving blocks.
 
+    It is widened for the blocks being few and finite, and never narrower than the order statistics
+    of as many independent samples as the data are worth.
+
     Args:
         samples: shape (n,), n at least 8, in the order of measurement.
         seed: of the draws.
         resamples: bootstrap resamples.
         confidence: two-sided.
     """
-    medians = bootstrap_medians(samples, seed=seed, resamples=resamples)
-    return _central(medians, confidence)
+    tau = correlation_time(ranks(samples))
+    medians = _widened_medians(samples, tau, seed, resamples, confidence)
+    low, high = _central(medians, confidence)
+    least, most = _order_interval(samples, len(samples) / tau, confidence)
+    return min(low, least), max(high, most)
+
+
+def _widened_medians(
+    samples: Samples, tau: float, seed: int, resamples: int, confidence: float
+) -> Floats:
+    medians = bootstrap_medians(samples, seed=seed, resamples=resamples, tau=tau)
+    centre = float(np.median(samples))
+    return centre + (medians - centre) * _few_blocks_factor(len(samples), tau, confidence)
+
+
+def _few_blocks_factor(n: int, tau: float, confidence: float) -> float:
+    """What a bootstrap over few and finite blocks falls short by.
+
+    Student's quantile for the number of blocks over the normal one, and the share of the variance
+    that is cut at the blocks' ends: 1 - 2 sum(k rho_k) / (length tau), which for correlations that
+    decay by a constant factor is 1 - (tau^2 - 1) / (2 tau length).
+    """
+    length = block_length(n, tau)
+    z, freedom = normal_quantile(0.5 + confidence / 2), max(3.0, n / length - 1)
+    # Cornish and Fisher's expansion of Student's quantile.
+    student = z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+    kept = max(0.25, 1 - (tau**2 - 1) / (2 * tau * length))
+    return student / z / math.sqrt(kept)
+
+
+def _order_interval(samples: Samples, effective: float, confidence: float) -> tuple[float, float]:
+    """Interval of the median by order statistics, as of `effective` independent samples."""
+    n = len(samples)
+    reach = normal_quantile(0.5 + confidence / 2) * n / math.sqrt(effective) / 2
+    ordered = np.sort(samples)
+    low = max(0, math.floor((n - 1) / 2 - reach))
+    return float(ordered[low]), float(ordered[n - 1 - low])
 
 
 def ratio_interval(
@@ -278,9 +316,23 @@ def ratio_interval(
     Where both can be measured together, `paired_ratio` over interleaved blocks is far narrower and
     does not take the machine's mood for a difference.
     """
-    above = bootstrap_medians(numerator, seed=seed, resamples=resamples)
-    below = bootstrap_medians(denominator, seed=seed + 1, resamples=resamples)
+    above, below = (
+        _widened_medians(each, correlation_time(ranks(each)), seed + place, resamples, confidence)
+        for place, each in enumerate((numerator, denominator))
+    )
     return _central(above / below, confidence)
+
+
+def normal_quantile(probability: float) -> float:
+    """Quantile of the standard normal distribution, by bisection."""
+    low, high = -10.0, 10.0
+    for _ in range(80):
+        middle = (low + high) / 2
+        if math.erfc(-middle / math.sqrt(2)) / 2 < probability:
+            low = middle
+        else:
+            high = middle
+    return low
 
 
 def _central(values: Floats, confidence: float) -> tuple[float, float]:
@@ -350,85 +402,3 @@ def outliers(samples: Samples) -> tuple[int, int]:
     reach = high - low
     extreme = int(np.count_nonzero(distance > 3 * reach))
     return int(np.count_nonzero(distance > 1.5 * reach)) - extreme, extreme
-
-
-# --- comparison ------------------------------------------------------------------------------
-
-
-@lru_cache(maxsize=256)
-def _signed_rank_depth(n: int, confidence: float) -> int:
-    """How many of the smallest Walsh averages lie outside the interval; 0: there is none."""
-    if n > 150:
-        spread = math.sqrt(n * (n + 1) * (2 * n + 1) / 24)
-        return math.floor(n * (n + 1) / 4 - _normal_quantile(0.5 + confidence / 2) * spread)
-    # The exact distribution of the sum of ranks with fair signs, one rank after the other.
-    pmf = np.array([1.0])
-    for rank in range(1, n + 1):
-        with_rank = np.concatenate((np.zeros(rank), pmf))
-        without = np.concatenate((pmf, np.zeros(rank)))
-        pmf = (with_rank + without) / 2
-    return int(np.searchsorted(np.cumsum(pmf), (1 - confidence) / 2, side="right"))
-
-
-def _normal_quantile(probability: float) -> float:
-    low, high = -10.0, 10.0
-    for _ in range(80):
-        middle = (low + high) / 2
-        if math.erfc(-middle / math.sqrt(2)) / 2 < probability:
-            low = middle
-        else:
-            high = middle
-    return low
-
-
-def paired_ratio(
-    log_ratios: Floats, confidence: float = CONFIDENCE
-) -> tuple[float, float | None, float | None]:
-    """Ratio and interval from one log-ratio for each interleaved round.
-
-    Hodges-Lehmann estimate with the interval of Wilcoxon's signed-rank statistic (Hollander, Wolfe
-    and Chicken, Nonparametric Statistical Methods, 3rd ed., section 3.4): exact for few rounds, and
-    a round in which something else ran hardly moves it. Correlated rounds widen the interval.
-
-    Args:
-        log_ratios: shape (rounds,), natural logarithms.
-        confidence: two-sided.
-
-    Returns:
-        The ratio, its lower and its upper limit; no limits under six rounds.
-    """
-    n = len(log_ratios)
-    rows, columns = np.triu_indices(n)
-    walsh = np.sort((log_ratios[rows] + log_ratios[columns]) / 2)
-    centre = float(np.median(walsh))
-    depth = _signed_rank_depth(n, confidence)
-    if depth < 1:
-        return math.exp(centre), None, None
-    phi = lag1(ranks(log_ratios))
-    phi = min(phi, 0.9) if phi > 1.645 / math.sqrt(n) else 0.0
-    widen = math.sqrt((1 + phi) / (1 - phi))
-    low = centre + (float(walsh[depth - 1]) - centre) * widen
-    high = centre + (float(walsh[len(walsh) - depth]) - centre) * widen
-    return math.exp(centre), math.exp(low), math.exp(high)
-
-
-def noise_floor(log_blocks: Floats, *, seed: int, confidence: float = CONFIDENCE) -> float | None:
-    """How far identical code compared with itself was seen to differ: the A/A floor.
-
-    The baseline's own blocks, two neighbouring rounds a pair, are given random signs: the floor is
-    what the mean of such differences stays under. It is the bar for calling a difference real.
-
-    Args:
-        log_blocks: shape (rounds,), logarithms of the baseline's block medians, in order.
-        seed: of the signs.
-        confidence: the share of sign draws that stays under the floor.
-
-    Returns:
-        A fraction (0.02 is 2 %), None under eight rounds.
-    """
-    pairs = len(log_blocks) // 2
-    if pairs < 4:
-        return None
-    differences = log_blocks[1 : 2 * pairs : 2] - log_blocks[0 : 2 * pairs : 2]
-    signs = np.random.default_rng(seed).choice([-1.0, 1.0], (2000, pairs))
-    return math.expm1(float(np.quantile(np.abs(signs @ differences / pairs), confidence)))
