@@ -71,7 +71,9 @@ def _branch(report: RunReport, branch: BranchReport) -> Iterator[str]:
         return
     yield from _gates(branch.gates)
     yield from _table(report, branch)
-    for step in view.steps(report, branch)[1:]:
+    # Only the last: a comment on GitHub has a limit, and the HTML page has them all.
+    changed = [s for s in view.steps(report, branch) if s.changes]
+    for step in changed[-1:]:
         yield from _changes(step)
 
 

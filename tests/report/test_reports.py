@@ -339,6 +339,20 @@ def test_a_branch_that_stopped_half_way_shows_what_it_made(report):
         assert "no TensorRT" in text
 
 
+def test_the_page_tells_the_changes_of_every_step_and_markdown_those_of_the_last(report):
+    pytest.importorskip("jinja2")
+    branch = report.branches[0]
+    changed = branch.steps[-1].changes
+    early = branch.steps[0].model_copy(update={"changes": changed.model_copy(update={"n": 777})})
+    both = branch.model_copy(update={"steps": (early, branch.steps[-1])})
+    run = report.model_copy(update={"branches": (both,)})
+    page = Page(html(run))
+    assert "41 of 777" in page.text
+    assert "41 of 2000" in page.text
+    assert "41 of 777" not in markdown(run)
+    assert "41 of 2000" in markdown(run)
+
+
 def test_notes_of_any_form_do_no_harm():
     for notes in (
         {"frozen": 3},
