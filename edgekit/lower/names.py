@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _FX_NODE = "pkg.torch.onnx.fx_node"
 _NO_MODULE = "_empty_nn_module_stack_from_metadata_hook"
-_ANONYMOUS = re.compile(r"(val|const|anonymous)_\w+|\W*")
+_ANONYMOUS = re.compile(r"(val|const|anonymous)_\w+|\W*|.*\.shape")
 _WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 
 
@@ -39,7 +39,7 @@ def module_of(node: "ir.Node", name_map: Mapping[str, str], parameters: set[str]
             if value is not None and value.name in parameters and "." in str(value.name):
                 return str(value.name).rsplit(".", 1)[0]
     found = re.match(r"%(\w+)", node.metadata_props.get(_FX_NODE, ""))
-    if found is not None and found[1] in name_map:
+    if found is not None and name_map.get(found[1], _NO_MODULE) != _NO_MODULE:
         return name_map[found[1]]
     try:
         scopes = ast.literal_eval(node.metadata_props.get(_SCOPES, "[]"))

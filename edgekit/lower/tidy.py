@@ -20,9 +20,9 @@ _SPATIAL = [2, 3]
 def tidy(model: "ir.Model") -> None:
     """Clean a graph in place; it computes the same.
 
-    Folds constants and batch norm (W' = W·s, b' = (b - mean)·s + beta, s = gamma/√(var + eps)), makes
-    initializers of Constant nodes, merges equal tensors and equal nodes, drops what nothing reads,
-    and writes means over the pixels as GlobalAveragePool.
+    Folds constants and batch norm (W' = W·s, b' = (b - mean)·s + beta, s = gamma/√(var + eps)),
+    turns Constant nodes into initializers, merges equal tensors and equal nodes, drops what nothing
+    reads, and writes means over the pixels as GlobalAveragePool.
 
     Args:
         model: with functions or without; any opset from 13.
@@ -96,12 +96,19 @@ def _axes(node: "ir.Node") -> list[int] | None:
 def _pool(node: "ir.Node") -> None:
     import onnx_ir as ir
 
+    if node.graph is None:
+        return
     out = node.outputs[0]
     keep = node.attributes.get("keepdims")
     pooled = ir.node("GlobalAveragePool", [node.inputs[0]])
     new = [pooled]
     if keep is not None and keep.as_int() == 0:
-        new.append(ir.node("Flatten", pooled.outputs, attributes={"axis": 1}))
+        # Reshape, not Flatten: ONNX Runtime moves integers through the one and not the other.
+        shape = ir.Value(
+            name=f"{out.name}.shape", const_value=ir.tensor(np.array([0, -1], "int64"))
+        )
+        node.graph.register_initializer(shape)
+        new.append(ir.node("Reshape", [pooled.outputs[0], shape]))
     for made in new:
         made.metadata_props.update(node.metadata_props)
     ir.convenience.replace_nodes_and_values(
