@@ -179,7 +179,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
 
 def _call(module: nn.Module, example: Mapping[str, Any] | tuple[Any, ...] | Tensor) -> Call:
     args, kwargs = _bind(module, example)
-    pairs, spec = pytree.tree_flatten_with_path((args, kwargs))
+    pairs, spec = pytree.tree_flatten_with_path((args, kwargs), is_leaf=flat.is_refused)
     names, tensors, leaves, places = [], [], [], []
     positional = [n for n, p in _parameters(module).items() if p.kind is not p.VAR_KEYWORD]
     for index, (path, leaf) in enumerate(pairs):

@@ -76,7 +76,7 @@ def refuse(value: Any, name: str) -> None:
             "Take padded tensors and their lengths instead.",
         )
     kind = type(value).__name__
-    if kind.endswith("Cache") and not isinstance(value, Tensor):
+    if is_refused(value):
         raise UsageError(
             f"{where} is a key-value cache ({kind}), a state that grows from call to call.",
             "Capture the model without it (`use_cache=False`).",
@@ -90,6 +90,11 @@ def refuse(value: Any, name: str) -> None:
         raise UsageError(
             f"{where} is a sparse or quantized tensor.", "Give plain (dense, strided) tensors."
         )
+
+
+def is_refused(value: Any) -> bool:
+    """Whether `value` is a container that is refused whole: a packed sequence or a cache."""
+    return isinstance(value, PackedSequence) or type(value).__name__.endswith("Cache")
 
 
 def identifier(text: str) -> str:

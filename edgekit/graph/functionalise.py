@@ -39,6 +39,12 @@ def functionalise(exported: ExportedProgram) -> tuple[str, ...]:
     """
     module = exported.graph_module
     warnings = inline(module, _parameters(exported))
+    for node in list(module.graph.nodes):
+        # They pin dtypes that a later pass may change, and hold nothing else.
+        if node.target is aten._assert_tensor_metadata.default:
+            module.graph.erase_node(node)
+    if warnings:
+        _refresh(module.graph)
     if any(_writes(node) for node in module.graph.nodes):
         _Rewriter(exported).run()
     module.graph.eliminate_dead_code()
@@ -100,6 +106,13 @@ def _inline_one(
         single = results[0] if isinstance(results, tuple | list) else results
         call.replace_all_uses_with(single)
     graph.erase_node(call)
+
+
+def _refresh(graph: Graph) -> None:
+    """Compute values again where autocast no longer sets their dtypes."""
+    for node in graph.nodes:
+        if node.op == "call_function" and "val" in node.meta:
+            node.meta["val"] = propagate(node.target, node.args, node.kwargs)
 
 
 def _detached(graph: Graph, node: Node) -> Node:
@@ -176,7 +189,7 @@ class _Rewriter:
                 source = source_of(node)
                 node.args = map_arg(node.args, self.current)
                 node.kwargs = map_arg(node.kwargs, self.current)
-                self._register(node, source)
+                self._register(node, None if source is None else self._object(source))
         for node in reversed(self.dead):
             self.graph.erase_node(node)
 
@@ -210,7 +223,8 @@ class _Rewriter:
         """Insert a node before the one that is being rewritten, with the metadata of `like`."""
         assert self.here is not None  # noqa: S101 - set by run
         with self.graph.inserting_before(self.here):
-            name = target._schema.name.partition("::")[2]
+            schema = getattr(target, "_schema", None)
+            name = schema.name.partition("::")[2] if schema is not None else "getitem"
             node = self.graph.create_node("call_function", target, args, kwargs, name)
         node.meta = {k: v for k, v in like.meta.items() if k not in {"val", "tensor_meta"}}
         node.meta["val"] = propagate(target, args, kwargs)

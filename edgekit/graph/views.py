@@ -17,8 +17,7 @@ aten = torch.ops.aten
 # Their schemas say "alias", or nothing, but whether they copy depends on strides, dtype and mode.
 _MAYBE = {
     "aten::reshape", "aten::contiguous", "aten::to", "aten::flatten", "aten::unflatten",
-    "aten::reshape_as", "aten::ravel", "aten::type_as", "aten::dropout", "aten::feature_dropout",
-    "aten::alpha_dropout", "aten::feature_alpha_dropout", "aten::view_as", "aten::expand_as",
+    "aten::reshape_as", "aten::ravel", "aten::type_as", "aten::view_as", "aten::expand_as",
     "aten::squeeze", "aten::float", "aten::resolve_conj", "aten::resolve_neg",
     "aten::atleast_1d", "aten::atleast_2d", "aten::atleast_3d", "aten::lift_fresh",
 }  # fmt: skip
@@ -36,7 +35,9 @@ _OWN_INVERSE = {"aten::t", "aten::transpose", "aten::swapaxes", "aten::swapdims"
                 "aten::numpy_T", "aten::adjoint"}  # fmt: skip
 _TWINS = {"__iand__": "bitwise_and", "__ior__": "bitwise_or", "__ixor__": "bitwise_xor",
           "__ilshift__": "__lshift__", "__irshift__": "__rshift__"}  # fmt: skip
-_OVERLOADS = {("bernoulli_", "float"): "p"}
+_OVERLOADS = {("bernoulli_", "float"): "p", ("transpose_", ""): "int"}
+_DROPOUTS = {"aten::dropout", "aten::feature_dropout", "aten::alpha_dropout",
+             "aten::feature_alpha_dropout"}  # fmt: skip
 
 
 def op_name(node: Node) -> str:
@@ -60,6 +61,8 @@ def source_of(node: Node) -> Node | None:
     source = node.args[0]
     if name in _LISTS:
         return source
+    if name in _DROPOUTS:
+        return source if node.args[2] is False else None  # off, it returns its very argument
     returns = node.target._schema.returns  # type: ignore[union-attr]
     annotated = bool(returns) and returns[0].alias_info is not None
     if name in _MAYBE or annotated:
@@ -161,8 +164,7 @@ def functional_twin(target: Any) -> Any | None:
     if not name.endswith("_"):
         return None
     packet = getattr(getattr(torch.ops, namespace), _TWINS.get(name, name[:-1]), None)
-    overload = _OVERLOADS.get((name, target._overloadname), target._overloadname)
-    overload = overload or "default"
+    overload = _OVERLOADS.get((name, target._schema.overload_name), target._overloadname)
     if packet is None or overload not in packet.overloads():
         return None
     return getattr(packet, overload)
