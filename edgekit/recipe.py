@@ -1,6 +1,7 @@
 """The recipe: what to do to a network, as data. It is checked whole before torch is imported."""
 
 import difflib
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -23,12 +24,30 @@ from edgekit.passes.quantize import Quantize
 from edgekit.target import Target
 
 SCHEMA_VERSION = 1
+_BOOL, _FLOAT = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:float"
+_RESOLVED_HERE = frozenset({_BOOL, _FLOAT})
 
 # A new pass is one line here.
 AnyPass = Annotated[
     Prune | FineTune | Distill | ExportOnnx | Quantize | BuildTensorrt,
     Field(discriminator="kind"),
 ]
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's scalars: `on`, `off`, `yes` and `no` are words, and `1e-3` is a number."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in _RESOLVED_HERE]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(_BOOL, re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), "tTfF")
+_Loader.add_implicit_resolver(
+    _FLOAT,
+    re.compile(r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$|^[-+]?\.inf$|^\.nan$"),
+    list("-+.0123456789"),
+)
 
 
 class Gate(BaseModel):
@@ -202,9 +221,9 @@ def load(path: Path) -> Recipe:
     except (OSError, UnicodeDecodeError) as e:
         raise RecipeError(f"The recipe {path} cannot be read: {e}", "Give a YAML file.") from e
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        node = yaml.compose(text, Loader=_Loader)
         _refuse_duplicates(node)
-        data = yaml.safe_load(text)
+        data = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
     except yaml.YAMLError as e:
         raise RecipeError(f"{path} is not valid YAML: {e}", "Check the indentation there.") from e
     return parse(data, node=node, source=str(path))
@@ -221,7 +240,7 @@ def parse(data: object, *, node: yaml.Node | None = None, source: str = "recipe"
     try:
         recipe = Recipe.model_validate(data)
     except ValidationError as e:
-        problems = [_explain(error, node) for error in e.errors()]
+        problems = [_explain(error, node) for error in _causes(e)]
         message = "\n".join(f"  {m}" for m, _ in problems)
         hints = " ".join(dict.fromkeys(h for _, h in problems if h))
         raise RecipeError(
@@ -234,6 +253,17 @@ def parse(data: object, *, node: yaml.Node | None = None, source: str = "recipe"
         except RecipeError as e:
             raise RecipeError(f"{source}: branches[{i}].target: {e.message}", e.hint) from e
     return recipe
+
+
+def _causes(error: ValidationError) -> list[Any]:
+    """Leave out what only follows from an error deeper down (a list that lost its items)."""
+    errors = error.errors()
+    locations = [e["loc"] for e in errors]
+    return [
+        e
+        for e in errors
+        if not any(len(o) > len(e["loc"]) and o[: len(e["loc"])] == e["loc"] for o in locations)
+    ]
 
 
 def _refuse_duplicates(node: yaml.Node | None) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from edgekit import manifest
-from edgekit.artifact import Artifact, content_hash
+from edgekit.artifact import NAME_MAP, Artifact, content_hash
 from edgekit.errors import EdgekitError, PassError, UsageError
 from edgekit.manifest import Manifest
 from edgekit.passes.base import Context
@@ -109,7 +109,7 @@ def _intact(folder: Path, key: str) -> Manifest | None:
     """The manifest in `folder` if it has this key and its files are what it says."""
     try:
         found = manifest.read(folder)
-        files = [folder / f for f in found.artifact.files if f != manifest.NAME_MAP]
+        files = [folder / f for f in found.artifact.files if f != NAME_MAP]
         same = found.cache_key == key and content_hash(files) == found.artifact.content_hash
     except UsageError:
         return None
