@@ -66,7 +66,7 @@ def measure(
         )
         for name, artifact in artifacts.items()
     ]
-    protocol = Protocol.quick_(seed) if quick else Protocol.full(seed)
+    protocol = Protocol.quick(seed) if quick else Protocol.full(seed)
     with progress.task(f"bench {len(subjects)} model{'s' * (len(subjects) > 1)}", 100) as task:
         shown = 0.0
 
