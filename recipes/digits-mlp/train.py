@@ -98,7 +98,7 @@ def main() -> None:
     held_out = accuracy(network, *tensors(data, "evaluation")[:2])
     metadata = {
         "train_ids_sha256": hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest(),
-        "training_rows": str(len(ids)),
+        "training_samples": str(len(ids)),
         "epochs": str(arguments.epochs),
         "seed": str(SEED),
         "evaluation_accuracy": f"{held_out:.4f}",
