@@ -17,10 +17,11 @@ if TYPE_CHECKING:
     from edgekit.target import Target
 
 
-def _table(*columns: str, title: str | None = None) -> Table:
+def _table(*columns: str, words: int = 1, title: str | None = None) -> Table:
+    """A table whose first columns are words (left), the others figures (right)."""
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
     for i, column in enumerate(columns):
-        table.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
+        table.add_column(column, justify="left" if i < words else "right", overflow="fold")
     return table
 
 
@@ -89,13 +90,17 @@ def _add_step(table: Table, step: "StepReport") -> None:
 
 
 def _figure(figure: "Figure", *, signed: bool = False) -> Text:
-    missing = figure.label == "unavailable"
-    return Text("–" if missing else figure.format(signed=signed), style="dim" if missing else "")
+    """A figure, and its interval in a second line."""
+    if figure.label == "unavailable":
+        return Text("–", style="dim")
+    value, _, interval = figure.format(signed=signed).partition(" [")
+    text = Text(value)
+    return text.append(f"\n[{interval}", style="dim") if interval else text
 
 
 def plan(steps: "Sequence[dict[str, Any]]") -> None:
     """What a recipe would do."""
-    table = _table("step", "branch", "folder", "there", "parameters")
+    table = _table("step", "branch", "folder", "there", "parameters", words=5)
     for step in steps:
         fields = {k: v for k, v in step["config"].items() if k not in {"kind", "name"}}
         table.add_row(
@@ -166,39 +171,35 @@ def evaluation(found: Any) -> None:
 
 def bench(found: dict[str, Any]) -> None:
     """Latency figures, the interval beside each."""
-    table = _table("model", "p50 ms", "p90 ms", "p99 ms", "speedup", "verdict", "energy")
-    for name, subject in found["models"].items():
+    from edgekit.pipeline.figures import figure
+
+    table = _table("model", "p50", "p90", "p99", "speedup", "verdict", "energy")
+    for subject in found["subjects"]:
+        against = found["comparisons"].get(subject["name"])
+        energy = subject["energy"]["energy_j"]
         table.add_row(
-            Text(name),
-            *(_plain_figure(subject[k]) for k in ("p50_ms", "p90_ms", "p99_ms")),
-            _plain_figure(subject.get("speedup")),
-            subject.get("verdict", ""),
-            subject["energy"]["label"],
+            Text(subject["name"]),
+            *(_figure(figure(subject[key])) for key in ("p50_ms", "p90_ms", "p99_ms")),
+            _figure(figure(against["speedup"])) if against else Text("baseline", style="dim"),
+            against["verdict"] if against else "",
+            energy["label"] if energy["value"] is None else _figure(figure(energy)),
         )
     console = out_console()
     console.print(table)
-    for note in found.get("notes", ()):
-        console.print(Text(note, style="yellow"))
+    if found["protocol"]["quick"]:
+        console.print(Text("A quick run: leave out --quick for figures to quote.", style="yellow"))
+    for warning in found["warnings"]:
+        console.print(Text(warning, style="yellow"))
     for name, rows in found.get("layers", {}).items():
-        layers = _table("layer", "op", "ms", title=name)
+        layers = _table("layer", "op", "ms", words=2, title=name)
         for row in rows:
             layers.add_row(Text(row["layer"]), row["op"], f"{row['ms']:.4f}")
         console.print(layers)
 
 
-def _plain_figure(figure: dict[str, Any] | None) -> str:
-    if not figure or (figure["value"] is None and figure["high"] is None):
-        return "–" if not figure else figure.get("note") or "–"
-    if figure["value"] is None:
-        return f"≤ {figure['high']:.4g}"
-    if figure["low"] is None or figure["high"] is None:
-        return f"{figure['value']:.4g}"
-    return f"{figure['value']:.4g} [{figure['low']:.4g}, {figure['high']:.4g}]"
-
-
 def targets(found: "Sequence[Target]") -> None:
     """The device classes."""
-    table = _table("target", "device", "runtime", "precisions", "int8 scheme", "channels ×")
+    table = _table("target", "device", "runtime", "precisions", "int8 scheme", "channels ×", words=5)
     for t in found:
         table.add_row(
             t.name,
@@ -221,7 +222,7 @@ def doctor(found: dict[str, Any]) -> None:
         ("Runtimes", "runtimes"),
         ("Energy meters", "meters"),
     ):
-        table = _table(title, "here", "what to do", title=None)
+        table = _table(title, "here", "what to do", words=3)
         for name, entry in found[key].items():
             here = entry.get("version") or ("yes" if entry.get("ok") else "no")
             table.add_row(name, Text(here), Text(entry.get("fix") or entry.get("reason") or ""))

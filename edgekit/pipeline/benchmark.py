@@ -2,7 +2,7 @@
 
 import importlib
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,7 @@ def measure(
     dims: Mapping[str, int],
     seed: int,
     progress: Progress,
+    meters: Sequence[str] = (),
 ) -> "BenchResult":
     """Measure artifacts, interleaved; the first is the baseline of the others.
 
@@ -41,6 +42,7 @@ def measure(
         dims: sizes of dynamic dimensions; `batch` is 1 unless given.
         seed: seeds the inputs and the order of the blocks.
         progress: where to show the progress.
+        meters: energy meters to try, best first.
 
     Raises:
         UsageError: an artifact is not of the runtime's format.
@@ -76,7 +78,7 @@ def measure(
             shown = max(shown, fraction * 100)
 
         baseline = subjects[0].name if len(subjects) > 1 else None
-        return bench(subjects, protocol, baseline=baseline, say=say)
+        return bench(subjects, protocol, baseline=baseline, say=say, meters=meters)
 
 
 def bench_artifacts(

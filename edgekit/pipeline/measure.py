@@ -318,7 +318,7 @@ class Judge:
     def _bench(
         self, branch: Branch, target: Target, subjects: dict[str, Artifact]
     ) -> dict[str, Any]:
-        from edgekit.pipeline.benchmark import machine, measure
+        from edgekit.pipeline.benchmark import measure
 
         threads = branch.threads or target.threads
         path = self.store.out / branch.name / "bench.json"
@@ -327,7 +327,8 @@ class Judge:
             runtime=target.runtime,
             threads=threads,
             protocol=branch.bench,
-            device=machine()["device"],
+            device=self.device(),
+            meters=target.meters,
             seed=self.seed,
             versions=manifest.versions(),
         )
@@ -342,6 +343,7 @@ class Judge:
             dims={},
             seed=self.seed,
             progress=self.progress,
+            meters=target.meters,
         ).to_dict()
         self.measured_now += 1
         path.parent.mkdir(parents=True, exist_ok=True)
