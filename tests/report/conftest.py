@@ -264,10 +264,15 @@ def build() -> RunReport:
             "source": "npz: fashion.npz",
             "content_hash": "ab" * 32,
             "samples": 10_000,
-            "classes": list(CLASSES),
-            "split": {"calibration": 256, "evaluation": 0.2, "train": None, "seed": 0},
-            "counts": {"calibration": 256, "train": 7744, "evaluation": 2000},
-            "ids_sha256": {"calibration": "c1" * 32, "train": "d2" * 32, "evaluation": "e3" * 32},
+            "split_seed": 0,
+            "splits": {
+                name: {"count": count, "ids_sha256": digest * 32}
+                for name, count, digest in (
+                    ("calibration", 256, "c1"),
+                    ("train", 7744, "d2"),
+                    ("evaluation", 2000, "e3"),
+                )
+            },
         },
         original=_original(),
         shared=_shared(),
