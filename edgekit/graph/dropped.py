@@ -20,8 +20,9 @@ from edgekit.graph.trace import run_export
 from edgekit.graph.views import op_name
 
 _RANDOM = ("bernoulli", "rand", "uniform", "normal", "dropout", "multinomial")
-_IGNORED = frozenset({"aten::add_", "aten::detach", "aten::_assert_tensor_metadata", "aten::alias",
-                      "aten::detach_", "aten::lift_fresh_copy", "aten::_assert_scalar"})  # fmt: skip
+_IGNORED = frozenset({"aten::add_", "aten::detach", "aten::_assert_tensor_metadata",
+                      "aten::alias", "aten::detach_", "aten::lift_fresh_copy",
+                      "aten::_assert_scalar"})  # fmt: skip
 
 
 def dropped_in_eval(

@@ -225,7 +225,7 @@ class _Rewriter:
         with self.graph.inserting_before(self.here):
             schema = getattr(target, "_schema", None)
             name = schema.name.partition("::")[2] if schema is not None else "getitem"
-            node = self.graph.create_node("call_function", target, args, kwargs, name)
+            node: Node = self.graph.create_node("call_function", target, args, kwargs, name)
         node.meta = {k: v for k, v in like.meta.items() if k not in {"val", "tensor_meta"}}
         node.meta["val"] = propagate(target, args, kwargs)
         return node

@@ -126,7 +126,7 @@ class _Cleaner:
 
     def ranges(self, value: dict[str, Any]) -> dict[str, Any]:
         found = {}
-        for name, limits in value.items():
+        for name, limits in sorted(value.items()):  # torch keeps them in the order of a set
             if not is_shape_expression(name):
                 raise self.refused(f"{name[:80]!r} is not a shape expression")
             found[name] = {

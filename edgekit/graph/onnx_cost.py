@@ -84,7 +84,17 @@ class _Shapes:
             carried = self.source.get(carried, carried)
             if node.op_type in _CARRIERS and carried in self.weights:
                 self.source[node.output[0]] = carried
-        self.known = {**_inferred(model, dims), **self.weights}
+        fixed = _fix_inputs(model, dims)
+        self.known = {**_inferred(fixed), **self.weights}
+        needed = {
+            name
+            for node in graph.node
+            if node.op_type in _RULES
+            for name in (*node.input, node.output[0])
+            if name and name not in self.known and name not in self.source
+        }
+        if needed:
+            self.known.update(_observed(fixed, sorted(needed)))
 
     def __call__(self, name: str) -> Shape:
         if name not in self.known and name in self.source:
@@ -92,8 +102,8 @@ class _Shapes:
         return self.known[name]
 
 
-def _inferred(model: "onnx.ModelProto", dims: Mapping[str, int]) -> dict[str, Shape]:
-    """Run shape inference on a copy without tensor data, with every input's shape fixed."""
+def _fix_inputs(model: "onnx.ModelProto", dims: Mapping[str, int]) -> "onnx.ModelProto":
+    """A copy whose inputs have fixed shapes, and whose other shapes are forgotten."""
     import onnx
 
     copy = onnx.ModelProto()
@@ -108,6 +118,15 @@ def _inferred(model: "onnx.ModelProto", dims: Mapping[str, int]) -> dict[str, Sh
                 dim.dim_value = _fixed(dim.dim_param, axis, dims)
     for value in copy.graph.output:
         value.type.tensor_type.ClearField("shape")
+    return copy
+
+
+def _inferred(fixed: "onnx.ModelProto") -> dict[str, Shape]:
+    """Shapes by ONNX's own inference, on a copy without the large tensors' data."""
+    import onnx
+
+    copy = onnx.ModelProto()
+    copy.CopyFrom(fixed)
     for tensor in copy.graph.initializer:
         if tensor.data_type in _FLOATS and len(tensor.raw_data) > 1024:
             tensor.ClearField("raw_data")
@@ -120,6 +139,39 @@ def _inferred(model: "onnx.ModelProto", dims: Mapping[str, int]) -> dict[str, Sh
         ):
             found[value.name] = tuple(dim.dim_value for dim in shape.dim)
     return found
+
+
+def _observed(fixed: "onnx.ModelProto", names: list[str]) -> dict[str, Shape]:
+    """Shapes that inference does not find (behind a computed Reshape): run on zeros and look."""
+    import numpy as np
+    import onnx
+    import onnxruntime as ort
+
+    copy = onnx.ModelProto()
+    copy.CopyFrom(fixed)
+    del copy.graph.output[:]
+    copy.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    held = {t.name for t in copy.graph.initializer}
+    feeds = {
+        value.name: np.zeros(
+            [dim.dim_value for dim in value.type.tensor_type.shape.dim],
+            onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type),
+        )
+        for value in copy.graph.input
+        if value.name not in held
+    }
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = 1
+    try:
+        session = ort.InferenceSession(
+            copy.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+        values = session.run(names, feeds)
+    except Exception:  # noqa: BLE001 - onnxruntime's errors share no base; then it is uncounted
+        return {}
+    return {name: tuple(value.shape) for name, value in zip(names, values, strict=True)}
 
 
 def _fixed(text: str, axis: int, dims: Mapping[str, int]) -> int:
@@ -147,9 +199,14 @@ def _weights(node: "onnx.NodeProto", shapes: _Shapes) -> list[str]:
         if root not in shapes.weights:
             continue
         carried = root != name or slots is not None
-        if carried or (root in shapes.floating and shapes.weights[root] != ()):
+        if carried or (root in shapes.floating and _is_weight(node, shapes.weights[root])):
             found.append(root)
     return found
+
+
+def _is_weight(node: "onnx.NodeProto", shape: Shape) -> bool:
+    """Whether a constant is trained: a single number beside arithmetic is a setting."""
+    return math.prod(shape) > 1 or (shape != () and node.op_type in {*_RULES, "PRelu"})
 
 
 def _conv(node: "onnx.NodeProto", shapes: _Shapes, weight: int = 1) -> int:

@@ -194,7 +194,8 @@ def _bits(data_type: int) -> int | None:
 
     if data_type == onnx.TensorProto.STRING:
         return None
-    names = onnx.TensorProto.DataType.Name(data_type) if data_type < 64 else ""
+    known = onnx.TensorProto.DataType.values()
+    names = onnx.TensorProto.DataType.Name(data_type) if data_type in known else ""
     if names in {"INT4", "UINT4", "FLOAT4E2M1"}:
         return 4
     if names in {"INT2", "UINT2"}:

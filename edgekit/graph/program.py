@@ -60,6 +60,8 @@ class Program:
             warnings.simplefilter("ignore", FutureWarning)
             module = copy.deepcopy(self.exported.module(check_guards=False))
         retie(module, self.ties)
+        for child in module.modules():
+            child.training = False  # torch's own eval() raises on exported modules
         return module
 
     def example_inputs(self, batch: int = 2, seed: int = 0) -> tuple[Tensor, ...]:

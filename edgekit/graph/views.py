@@ -119,13 +119,11 @@ def write_back(view: Node, parent: Node, new: Node, emit: Callable[..., Node]) -
 
 def _is_whole(view: Node) -> bool:
     """Whether a slice takes everything, as `x[:, 0]` does of axis 0."""
-    start, end, step = (*view.args[2:5], *(None, None, 1)[len(view.args[2:5]) :])
-    return (
-        op_name(view) == "aten::slice"
-        and start in (None, 0)
-        and (end is None or (isinstance(end, int) and end >= 2**62))
-        and step == 1
-    )
+    if op_name(view) != "aten::slice":
+        return False
+    start, end, step = (view.args[i] if len(view.args) > i else None for i in (2, 3, 4))
+    to_the_end = end is None or (isinstance(end, int) and end >= 2**62)
+    return start in (None, 0) and to_the_end and step in (None, 1)
 
 
 def _write_back_item(view: Node, parent: Node, new: Node, emit: Callable[..., Node]) -> Node | None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
@@ -14,7 +14,7 @@ from edgekit.graph.capture import capture, load_factory, load_weights
 from edgekit.graph.program import rebuild
 
 sys.path.insert(0, str(Path(__file__).parent))
-import nets  # noqa: E402
+import nets
 
 
 def captured(name):

@@ -21,7 +21,7 @@ from edgekit.graph.expressions import is_shape_expression
 from edgekit.graph.program import rebuild
 
 sys.path.insert(0, str(Path(__file__).parent))
-import nets  # noqa: E402
+import nets
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
@@ -212,9 +212,7 @@ def test_a_missing_folder_is_told(plain, tmp_path):
 def test_plain_torch_export_files_load(tmp_path):
     module = nets.Convolutional().eval()
     batch = torch.export.Dim("batch")
-    exported = torch.export.export(
-        module, (torch.randn(2, 3, 8, 8),), dynamic_shapes=({0: batch},)
-    )
+    exported = torch.export.export(module, (torch.randn(2, 3, 8, 8),), dynamic_shapes=({0: batch},))
     torch.export.save(exported, tmp_path / "plain.pt2")
     program = store.load(tmp_path / "plain.pt2")
     assert [str(s) for s in program.inputs] == ["image: float32[batch, 3, 8, 8]"]
@@ -241,15 +239,11 @@ def test_foreign_keyword_inputs_become_positional(tmp_path):
         def forward(self, left, right):
             return self.inner(left, right=right).scores
 
-    exported = torch.export.export(
-        Tuple(), (torch.randn(2, 4),), {"right": torch.randn(2, 3)}
-    )
+    exported = torch.export.export(Tuple(), (torch.randn(2, 4),), {"right": torch.randn(2, 3)})
     torch.export.save(exported, tmp_path / "plain.pt2")
     program = store.load(tmp_path / "plain.pt2")
     left, right = program.example_inputs()
-    torch.testing.assert_close(
-        program.module()(left, right)[0], module(left, right=right).scores
-    )
+    torch.testing.assert_close(program.module()(left, right)[0], module(left, right=right).scores)
 
 
 def test_pickled_sample_inputs_are_not_read(path, tmp_path):
