@@ -14,6 +14,7 @@ from torch import nn
 from edgekit.graph.capture import capture
 from edgekit.graph.cost import cost
 from edgekit.graph.onnx_model import onnx_cost
+from edgekit.graph.quiet import quiet
 
 sys.path.insert(0, str(Path(__file__).parent))
 import nets
@@ -210,9 +211,10 @@ def test_settings_are_not_parameters():
 
 def test_the_exported_onnx_costs_what_the_program_costs():
     program = capture(nets.FullyConvolutional(), (torch.randn(2, 1, 16, 16),))
-    exported = torch.onnx.export(
-        program.module(), program.example_inputs(), dynamo=True, verbose=False
-    ).model_proto
+    with quiet():  # the exporter warns about torch's own classes
+        exported = torch.onnx.export(
+            program.module(), program.example_inputs(), dynamo=True, verbose=False
+        ).model_proto
     expected = cost(program)
     found = onnx_cost(exported)
     # without a dynamic batch the file counts its batch of 2
