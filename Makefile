@@ -5,34 +5,42 @@
 PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3,$(if $(shell $(p) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo yes),$(p))))
 VENV ?= .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+INSTALL := $(BIN)/python -m pip install -q -c constraints.txt
+DEMO := $(VENV)/.demo
+DEV := $(VENV)/.dev
 
 .PHONY: demo test check lint types layers zoo clean
 
-demo: $(STAMP)
+demo: $(DEMO)
 	$(BIN)/edgekit run recipes/mnist-resnet8 -o runs/mnist-resnet8
 
-test: $(STAMP)
+test: $(DEV)
 	$(BIN)/python -m pytest
 
 check: lint types layers
 
-lint: $(STAMP)
+lint: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: $(STAMP)
+types: $(DEV)
 	$(BIN)/mypy
 
-layers: $(STAMP)
+layers: $(DEV)
 	$(BIN)/lint-imports
 
-zoo: $(STAMP)
+zoo: $(DEV)
 	$(BIN)/python -m pytest -m zoo
 
-$(STAMP): pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q -c constraints.txt -e ".[torch,train,tensorrt-rtx,report,recipes,dev]"
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(DEMO): pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) -e ".[demo]"
+	touch $@
+
+$(DEV): pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) -e ".[dev,recipes]"
 	touch $@
 
 clean:
