@@ -1,8 +1,9 @@
 """A data set: samples with stable ids, in three disjoint splits, given out in batches."""
 
+import copy
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ from numpy.typing import NDArray
 from edgekit.artifact import TensorSpec
 from edgekit.data import sources
 from edgekit.data.config import DataConfig, Preprocess
+from edgekit.data.images import ImageFiles
 from edgekit.data.sources import Samples
-from edgekit.data.splits import draw
+from edgekit.data.splits import draw, shuffled
 from edgekit.errors import UsageError
 
 Array = NDArray[Any]
+Column = Array | ImageFiles
 _SHOWN = 5
 
 
@@ -55,6 +58,7 @@ class Dataset:
         self._samples = samples
         self._preprocess = config.preprocess
         self._config = config
+        self._dtypes: dict[str, str] = {}
         self.ids = samples.ids
         self.targets = samples.targets
         self.classes = samples.classes
@@ -71,7 +75,7 @@ class Dataset:
         return tuple(
             TensorSpec(
                 name=name,
-                dtype=str(_prepared(array[:1], self._preprocess).dtype),
+                dtype=str(self._given(name, array[:1]).dtype),
                 shape=("batch", *array.shape[1:]),
             )
             for name, array in self._samples.inputs.items()
@@ -106,16 +110,49 @@ class Dataset:
                 return
             yield self.rows(chosen)
 
+    def for_model(self, specs: Sequence[TensorSpec]) -> "Dataset":
+        """The same samples under a network's input names, in its order and dtypes.
+
+        A single input takes a single array whatever their names; others match by name.
+
+        Args:
+            specs: what the network takes.
+
+        Raises:
+            UsageError: an input has no array, or one whose shape or dtype does not fit.
+        """
+        have = {spec.name: spec for spec in self.inputs}
+        names = {spec.name: spec.name for spec in specs}
+        if len(names) == 1 and len(have) == 1:
+            names = dict(zip(names, have, strict=True))
+        missing = [repr(name) for name, source in names.items() if source not in have]
+        if missing:
+            raise UsageError(
+                f"The data has no {', '.join(missing)}; it has {', '.join(have)}.",
+                "Name the data's inputs as the network's, in `data: inputs:`.",
+            )
+        for spec in specs:
+            _check_fit(spec, have[names[spec.name]])
+        found = copy.copy(self)
+        arrays = {name: self._samples.inputs[source] for name, source in names.items()}
+        found._samples = replace(self._samples, inputs=arrays)
+        found._dtypes = {spec.name: spec.dtype for spec in specs}
+        return found
+
     def rows(self, chosen: NDArray[np.intp]) -> Batch:
         """Prepare the samples at these row indices."""
         return Batch(
             ids=[self.ids[i] for i in chosen],
             inputs={
-                name: _prepared(array[chosen], self._preprocess)
+                name: self._given(name, array[chosen])
                 for name, array in self._samples.inputs.items()
             },
             targets=None if self.targets is None else self.targets[chosen],
         )
+
+    def _given(self, name: str, array: Array) -> Array:
+        prepared = _prepared(array, self._preprocess)
+        return prepared.astype(self._dtypes.get(name, prepared.dtype), copy=False)
 
     def summary(self) -> dict[str, Any]:
         """What a manifest says of the data: source, hash, and each split's count and ids' hash."""
@@ -153,6 +190,18 @@ def open_data(config: DataConfig, base: Path) -> Dataset:
     return Dataset(sources.read(config, base), config, base)
 
 
+def _check_fit(wanted: TensorSpec, have: TensorSpec) -> None:
+    rank = {"bool": 0, "uint": 1, "int": 1, "float": 2, "bfloat": 2}
+    kinds = [rank[spec.dtype.rstrip("0123456789")] for spec in (wanted, have)]
+    sizes = zip(wanted.shape[1:], have.shape[1:], strict=False)
+    same = len(wanted.shape) == len(have.shape)
+    if kinds[1] > kinds[0] or not same or any(isinstance(a, int) and a != b for a, b in sizes):
+        raise UsageError(
+            f"The network takes {wanted}, and the data gives {have}.",
+            "Store the samples so, or prepare them with `data: preprocess:`.",
+        )
+
+
 def _check(samples: Samples) -> None:
     count = len(samples.ids)
     lengths = {f"input {name!r}": len(array) for name, array in samples.inputs.items()}
@@ -171,20 +220,21 @@ def _check(samples: Samples) -> None:
         seen: set[str] = set()
         twice = next(i for i in samples.ids if i in seen or seen.add(i))  # type: ignore[func-returns-value]
         raise UsageError(f"The sample id {twice!r} stands twice.", "Make ids unique.")
-    named = dict(samples.inputs)
+    named: dict[str, Column] = dict(samples.inputs)
     if samples.targets is not None:
         named["targets"] = samples.targets
     for name, array in named.items():
         _check_finite(name, array, samples.ids)
 
 
-def _check_finite(name: str, array: Array, ids: list[str]) -> None:
-    if array.dtype.kind != "f":
+def _check_finite(name: str, array: Column, ids: list[str]) -> None:
+    if isinstance(array, ImageFiles) or array.dtype.kind != "f":
         return
     # A sum is finite exactly when nothing in it is NaN and no infinities are left uncancelled;
     # it is cheap, and only data that fails it is looked at closely.
-    if np.isfinite(array.sum(dtype=np.float64)):
-        return
+    with np.errstate(invalid="ignore", over="ignore"):
+        if np.isfinite(array.sum(dtype=np.float64)):
+            return
     bad = np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(axis=1))
     if len(bad):
         shown = ", ".join(f"{ids[i]} (row {i})" for i in bad[:_SHOWN])
@@ -195,9 +245,12 @@ def _check_finite(name: str, array: Array, ids: list[str]) -> None:
 
 
 def _limited(samples: Samples, limit: int, seed: int) -> Samples:
-    rows = np.sort(np.random.default_rng(seed).permutation(len(samples.ids))[:limit])
+    rows = np.sort(shuffled(list(range(len(samples.ids))), samples.targets, seed)[:limit])
     return Samples(
-        {name: array[rows] for name, array in samples.inputs.items()},
+        {
+            name: array.take(rows) if isinstance(array, ImageFiles) else array[rows]
+            for name, array in samples.inputs.items()
+        },
         None if samples.targets is None else samples.targets[rows],
         [samples.ids[i] for i in rows],
         samples.classes,
@@ -236,11 +289,14 @@ def _per_channel(values: tuple[float, ...], like: Array, layout: str) -> Array:
 
 def _hash(samples: Samples, preprocess: Preprocess) -> str:
     digest = hashlib.sha256(preprocess.model_dump_json().encode())
-    arrays = dict(samples.inputs)
+    arrays: dict[str, Column] = dict(samples.inputs)
     if samples.targets is not None:
         arrays["\0targets"] = samples.targets
     for name, array in arrays.items():
         digest.update(f"{name}{array.dtype}{array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).data)
-    digest.update("\n".join(samples.ids).encode())
+        if isinstance(array, ImageFiles):
+            digest.update(array.digest)
+        else:
+            digest.update(np.ascontiguousarray(array).data)
+    digest.update("\n".join((*samples.ids, *(samples.classes or ()))).encode())
     return digest.hexdigest()

@@ -2,6 +2,7 @@
 
 import csv
 import difflib
+import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +11,13 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.data.config import DataConfig, Preprocess
+from edgekit.data.config import DataConfig
+from edgekit.data.images import ImageFiles, find_images
 from edgekit.entry import load_entry
-from edgekit.errors import UnavailableError, UsageError
+from edgekit.errors import RecipeError, UsageError
 
 Array = NDArray[Any]
 TARGET_NAMES = ("target", "targets", "y", "label", "labels")
-IMAGES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
 _MAX_BYTES = 16 << 30
 
 
@@ -31,7 +32,7 @@ class Samples:
         classes: names of the classes, where the targets are indices into them.
     """
 
-    inputs: dict[str, Array]
+    inputs: Mapping[str, Array | ImageFiles]
     targets: Array | None
     ids: list[str]
     classes: tuple[str, ...] | None = None
@@ -50,7 +51,7 @@ def read(config: DataConfig, base: Path) -> Samples:
     if config.npz:
         return _npz(config, base / config.npz)
     if config.folder:
-        return _folder(config.preprocess, base / config.folder)
+        return _folder(config, base / config.folder)
     if config.csv:
         return _csv(config, base / config.csv)
     return _python(config, base)
@@ -70,27 +71,59 @@ def _npz(config: DataConfig, path: Path) -> Samples:
     if not path.is_file():
         raise UsageError(f"The data file {path} does not exist.", "Check `data: npz:`.")
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             total = sum(info.file_size for info in archive.zip.infolist())
             if total > _MAX_BYTES:
                 raise UsageError(f"{path} unpacks to {total} bytes.", "Give 16 GiB at most.")
             arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, AttributeError) as e:
+    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as e:
         raise UsageError(
             f"{path} is not a NumPy archive of plain arrays: {e}", "Write it with numpy.savez."
         ) from e
     ids = arrays.pop("ids", None)
     target = _target_name(config, arrays)
     targets = arrays.pop(target) if target else None
-    wanted = config.inputs or {name: name for name in arrays}
-    inputs = {}
-    for name, source in wanted.items():
-        key = source if isinstance(source, str) else source[0]
-        if key not in arrays:
-            raise UsageError(f"{path} has no array {key!r}.", _nearest(key, arrays))
-        inputs[name] = arrays[key]
+    inputs = _mapped(config, arrays, str(path))
+    targets, classes = class_numbers(targets)
     count = len(next(iter(inputs.values()), []))
-    return Samples(inputs, targets, _row_ids(count) if ids is None else [str(i) for i in ids])
+    names = _row_ids(count) if ids is None else [str(i) for i in ids]
+    return Samples(inputs, targets, names, classes)
+
+
+def _mapped(config: DataConfig, arrays: Mapping[str, Array], where: str) -> dict[str, Array]:
+    """Arrays under the network's names."""
+    found = {}
+    for name, source in (config.inputs or {name: name for name in arrays}).items():
+        keys = (source,) if isinstance(source, str) else source
+        if len(keys) != 1:
+            raise RecipeError(
+                f"`data: inputs: {name}:` names {len(keys)} arrays; give one.",
+                "Only the columns of a CSV file are joined.",
+            )
+        if keys[0] not in arrays:
+            raise UsageError(f"{where} has no array {keys[0]!r}.", _nearest(keys[0], arrays))
+        found[name] = _array(arrays[keys[0]], f"The array {keys[0]!r} of {where}")
+    return found
+
+
+def class_numbers(targets: Array | None) -> tuple[Array | None, tuple[str, ...] | None]:
+    """Targets as int64 (classes) or float32; texts are numbered in sorted order.
+
+    Returns:
+        The targets in the shape that they came in, and the names of texts.
+
+    Raises:
+        UsageError: they are no numbers and no texts.
+    """
+    if targets is None:
+        return None, None
+    kind = targets.dtype.kind
+    if kind in "US":
+        names, numbers = np.unique(targets.astype(str), return_inverse=True)
+        return numbers.reshape(targets.shape).astype(np.int64), tuple(map(str, names))
+    if kind not in "biuf":
+        raise UsageError(f"The targets hold {targets.dtype}, not numbers.", "Encode them.")
+    return targets.astype(np.float32 if kind == "f" else np.int64), None
 
 
 def _target_name(config: DataConfig, names: Iterable[str]) -> str | None:
@@ -104,80 +137,51 @@ def _target_name(config: DataConfig, names: Iterable[str]) -> str | None:
     return next((n for n in TARGET_NAMES if n in known), None)
 
 
-def _folder(preprocess: Preprocess, root: Path) -> Samples:
-    try:
-        from PIL import Image, UnidentifiedImageError
-    except ImportError as e:
-        raise UnavailableError("Reading images needs Pillow.", "pip install pillow") from e
-    if not root.is_dir():
-        raise UsageError(f"The data folder {root} does not exist.", "Check `data: folder:`.")
-    classes = sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
-    files = [
-        (label, path)
-        for label, name in enumerate(classes)
-        for path in sorted((root / name).iterdir())
-        if path.suffix.lower() in IMAGES
-    ]
-    if not files:
-        raise UsageError(
-            f"{root} is empty: it holds no folders of images.", "Make one folder for each class."
+def _folder(config: DataConfig, root: Path) -> Samples:
+    files, targets, ids, classes = find_images(root, config.preprocess)
+    names = list(config.inputs or {"image": "image"})
+    if len(names) != 1:
+        raise RecipeError(
+            f"`data: inputs:` names {len(names)} inputs, and a folder of images is one.",
+            "Name the one that takes the image.",
         )
-    images = []
-    for _, path in files:
-        try:
-            with Image.open(path) as image:
-                images.append(_pixels(image, preprocess))
-        except (UnidentifiedImageError, OSError) as e:
-            raise UsageError(f"{path} is not a readable image.", "Remove or mend it.") from e
-    shapes = {image.shape for image in images}
-    if len(shapes) > 1:
-        raise UsageError(
-            f"Images in {root} differ in size: {sorted(shapes)[:3]}.",
-            "Give `preprocess: size: [height, width]`.",
-        )
-    return Samples(
-        {"image": np.stack(images)},
-        np.array([label for label, _ in files], dtype=np.int64),
-        [str(path.relative_to(root)) for _, path in files],
-        tuple(classes),
-    )
-
-
-def _pixels(image: Any, preprocess: Preprocess) -> Array:
-    image = image.convert("L" if preprocess.channels == 1 else "RGB")
-    if preprocess.size is not None:
-        height, width = preprocess.size
-        image = image.resize((width, height), resample=2)
-    pixels = np.asarray(image)
-    pixels = pixels[..., None] if pixels.ndim == 2 else pixels
-    return pixels.transpose(2, 0, 1) if preprocess.layout == "nchw" else pixels
+    return Samples({names[0]: files}, targets, ids, classes)
 
 
 def _csv(config: DataConfig, path: Path) -> Samples:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.reader(file))
+            reader = csv.reader(file, strict=True)
+            lines = [(reader.line_num, row) for row in reader if row]
     except FileNotFoundError as e:
         raise UsageError(f"The data file {path} does not exist.", "Check `data: csv:`.") from e
     except (OSError, UnicodeDecodeError, csv.Error) as e:
         raise UsageError(f"{path} is not a readable table: {e}", "Write UTF-8 with commas.") from e
-    rows = [row for row in rows if row]
-    if len(rows) < 2:
-        raise UsageError(f"{path} is empty: it has no rows.", "Give a header and rows.")
-    header = [name.strip() for name in rows[0]]
-    for i, row in enumerate(rows[1:], 2):
-        if len(row) != len(header):
-            raise UsageError(
-                f"{path}, row {i} has {len(row)} fields; the header has {len(header)}.", "Mend it."
-            )
-    columns = {name: [row[i] for row in rows[1:]] for i, name in enumerate(header)}
+    columns = _table(path, lines)
+    count = len(lines) - 1
     ids = columns.pop("id", None)
     target = _target_name(config, columns)
     texts = columns.pop(target) if target else None
     wanted = config.inputs or {"input": tuple(columns)}
     inputs = {name: _columns(path, columns, source) for name, source in wanted.items()}
-    targets, classes = _csv_targets(texts) if texts is not None else (None, None)
-    return Samples(inputs, targets, ids or _row_ids(len(rows) - 1), classes)
+    targets, classes = _csv_targets(path, texts) if texts is not None else (None, None)
+    return Samples(inputs, targets, ids or _row_ids(count), classes)
+
+
+def _table(path: Path, lines: Sequence[tuple[int, list[str]]]) -> dict[str, list[str]]:
+    """Columns by name."""
+    if len(lines) < 2:
+        raise UsageError(f"{path} is empty: it has no rows.", "Give a header and rows.")
+    header = [name.strip() for name in lines[0][1]]
+    if "" in header or len(set(header)) < len(header):
+        raise UsageError(f"{path} has a header with empty or equal names.", "Name each column.")
+    for number, row in lines[1:]:
+        if len(row) != len(header):
+            raise UsageError(
+                f"{path}, line {number} has {len(row)} fields; the header has {len(header)}.",
+                "Mend it.",
+            )
+    return {name: [row[i].strip() for _, row in lines[1:]] for i, name in enumerate(header)}
 
 
 def _columns(path: Path, columns: Mapping[str, list[str]], wanted: str | Sequence[str]) -> Array:
@@ -196,14 +200,16 @@ def _columns(path: Path, columns: Mapping[str, list[str]], wanted: str | Sequenc
     return np.array(table, dtype=np.float32).T.copy()
 
 
-def _csv_targets(texts: list[str]) -> tuple[Array, tuple[str, ...] | None]:
+def _csv_targets(path: Path, texts: list[str]) -> tuple[Array | None, tuple[str, ...] | None]:
+    if "" in texts:
+        raise UsageError(
+            f"{path}: the target of row {texts.index('') + 1} is blank.", "Fill or remove the row."
+        )
     try:
         values = np.array([float(t) for t in texts])
     except ValueError:
-        classes = sorted(set(texts))
-        index = {name: i for i, name in enumerate(classes)}
-        return np.array([index[t] for t in texts], dtype=np.int64), tuple(classes)
-    whole = bool((values == np.round(values)).all())
+        return class_numbers(np.array(texts))
+    whole = np.isfinite(values).all() and (values == np.round(values)).all()
     return values.astype(np.int64 if whole else np.float32), None
 
 
@@ -222,17 +228,23 @@ def _python(config: DataConfig, base: Path) -> Samples:
     }
     if not arrays:
         raise UsageError(f"{spec} gave no inputs: the data is empty.", "Return at least one array.")
+    if config.inputs is not None and not isinstance(inputs, Mapping) and len(config.inputs) == 1:
+        arrays = dict(zip(config.inputs, arrays.values(), strict=True))  # it has no other name
+    else:
+        arrays = _mapped(config, arrays, spec)
+    numbers, classes = class_numbers(None if targets is None else _plain(targets))
     count = len(next(iter(arrays.values())))
-    return Samples(
-        arrays,
-        None if targets is None else _array(targets, f"targets of {spec}"),
-        _row_ids(count) if ids is None else [str(i) for i in ids],
-    )
+    names = _row_ids(count) if ids is None else [str(i) for i in ids]
+    return Samples(arrays, numbers, names, classes)
+
+
+def _plain(value: Any) -> Array:
+    """A NumPy array of an array, a torch tensor or a list."""
+    return np.asarray(value.detach().cpu().numpy() if hasattr(value, "detach") else value)
 
 
 def _array(value: Any, what: str) -> Array:
-    value = value.detach().cpu().numpy() if hasattr(value, "detach") else value
-    array = np.asarray(value)
+    array = _plain(value)
     if array.dtype.kind not in "biuf" or array.ndim == 0:
         raise UsageError(
             f"{what} is not an array of numbers but {array.dtype} of shape {array.shape}.",

@@ -34,13 +34,16 @@ def draw(split: Split, ids: list[str], targets: NDArray[Any] | None, base: Path)
     """
     given = _given(split, ids, base)
     taken = set().union(*(set(rows.tolist()) for rows in given.values())) if given else set()
-    order = _shuffled([i for i in range(len(ids)) if i not in taken], targets, split.seed)
+    order = shuffled([i for i in range(len(ids)) if i not in taken], targets, split.seed)
     found = dict(given)
     start = 0
     for name in ("evaluation", "calibration"):
         if name in found:
             continue
         count = _count(getattr(split, name), len(ids))
+        if name == "calibration" and name not in split.model_fields_set:
+            # The default is for the usual data set; a small one keeps samples to train on.
+            count = min(count, (len(order) - start) // 4)
         found[name] = np.sort(order[start : start + count])
         start += count
     if start > len(order):
@@ -66,8 +69,14 @@ def _count(share: float, total: int) -> int:
     return share if isinstance(share, int) else round(share * total)
 
 
-def _shuffled(rows: list[int], targets: NDArray[Any] | None, seed: int) -> Rows:
-    """Shuffle rows so that every prefix has about the classes' shares."""
+def shuffled(rows: list[int], targets: NDArray[Any] | None, seed: int) -> Rows:
+    """Shuffle rows so that every prefix has about the classes' shares.
+
+    Args:
+        rows: row indices.
+        targets: classes count where they are integers, one a sample.
+        seed: another seed gives another order.
+    """
     order = np.array(rows, dtype=np.intp)
     rng = np.random.default_rng(seed)
     order = order[rng.permutation(len(order))]
