@@ -1,6 +1,6 @@
 """Open an artifact, run it over data, and say what it costs to compute."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +20,12 @@ Arrays = dict[str, NDArray[Any]]
 Predictor = Callable[[Mapping[str, NDArray[Any]]], Arrays]
 
 
-def open_artifact(path: Path) -> Artifact:
+def open_artifact(path: Path, imports: Sequence[str] = ()) -> Artifact:
     """Open what a user names: an artifact's folder, or a `.pt2` or `.onnx` file.
+
+    Args:
+        path: the folder or file.
+        imports: modules that register the custom operators of a `.pt2`.
 
     Raises:
         UsageError: it is not there, is broken or hostile, or is of an unknown kind.
@@ -36,24 +40,26 @@ def open_artifact(path: Path) -> Artifact:
             f"{path} is neither an artifact folder nor a .pt2 or .onnx file.",
             "An engine is opened through its artifact folder.",
         )
-    inputs, outputs = _specs(path)
+    inputs, outputs = _specs(path, imports)
     return Artifact.create(
         path.parent, model=path.name, format=fmt, inputs=inputs, outputs=outputs, made_by="file"
     )
 
 
-def _specs(path: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+def _specs(path: Path, imports: Sequence[str]) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
     if path.suffix == ".onnx":
         from edgekit.graph.onnx_model import read_onnx, specs
 
         return specs(read_onnx(path))
     from edgekit.graph.store import load
 
-    program = load(path)
+    program = load(path, imports)
     return program.inputs, program.outputs
 
 
-def predictor(artifact: Artifact, *, threads: int = 1) -> Predictor:
+def predictor(
+    artifact: Artifact, *, threads: int = 1, imports: Sequence[str] = ()
+) -> Predictor:
     """Something that runs an artifact on a batch: ONNX Runtime or torch, on the CPU.
 
     Raises:
@@ -62,7 +68,7 @@ def predictor(artifact: Artifact, *, threads: int = 1) -> Predictor:
     if artifact.format == "onnx":
         return _onnx_predictor(artifact, threads)
     if artifact.format == "pt2":
-        return _torch_predictor(artifact, threads)
+        return _torch_predictor(artifact, threads, imports)
     raise UnavailableError(
         f"{artifact.path.name} is a {artifact.format} engine and runs only on its GPU.",
         "Evaluate the ONNX file that it was built from.",
@@ -90,12 +96,12 @@ def _onnx_predictor(artifact: Artifact, threads: int) -> Predictor:
     return run
 
 
-def _torch_predictor(artifact: Artifact, threads: int) -> Predictor:
+def _torch_predictor(artifact: Artifact, threads: int, imports: Sequence[str]) -> Predictor:
     import torch
 
     from edgekit.graph.store import load
 
-    program = load(artifact.path)
+    program = load(artifact.path, imports)
     module = program.module()
 
     def run(feeds: Mapping[str, NDArray[Any]]) -> Arrays:
@@ -118,6 +124,7 @@ def predict(
     *,
     batch_size: int = 64,
     threads: int = 1,
+    imports: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Arrays:
     """Run an artifact over one split of a data set.
@@ -128,6 +135,7 @@ def predict(
         split: `calibration`, `train` or `evaluation`.
         batch_size: rows at once; a model with a fixed batch is fed its own.
         threads: CPU threads.
+        imports: modules that register the custom operators of a `.pt2`.
         progress: where to show the progress.
 
     Returns:
@@ -141,7 +149,7 @@ def predict(
         raise UsageError(f"The {split} split is empty.", "Give it samples in `data: split:`.")
     names = match_inputs(artifact, [s.name for s in data.inputs])
     fixed = _fixed_batch(artifact)
-    run = predictor(artifact, threads=threads)
+    run = predictor(artifact, threads=threads, imports=imports)
     rows: dict[str, list[NDArray[Any]]] = {}
     with (progress or Silent()).task(f"evaluate {artifact.made_by}", count) as task:
         for batch in data.batches(split, fixed or batch_size):
@@ -193,24 +201,33 @@ def _padded(feeds: Arrays, rows: int) -> Arrays:
     }
 
 
-def outputs_on(
-    artifact: Artifact, feeds: Iterable[Arrays], *, threads: int = 1
-) -> Iterator[Arrays]:
-    """Run an artifact on given batches."""
-    run = predictor(artifact, threads=threads)
-    for batch in feeds:
-        yield run(batch)
+def cost_of(
+    artifact: Artifact, dims: Mapping[str, int] | None = None, imports: Sequence[str] = ()
+) -> "Cost | None":
+    """MACs and parameters of an artifact for one sample, None for an engine, which does not tell.
 
-
-def cost_of(artifact: Artifact) -> "Cost | None":
-    """MACs and parameters of an artifact, None for an engine, whose file does not tell."""
+    Args:
+        artifact: the artifact.
+        dims: sizes of an ONNX file's dynamic dimensions; one unit each where not given. A `.pt2`
+            is counted at the sizes that it was captured with.
+        imports: modules that register the custom operators of a `.pt2`.
+    """
     if artifact.format == "onnx":
         from edgekit.graph.onnx_model import onnx_cost, read_onnx
 
-        return onnx_cost(read_onnx(artifact.path))
+        return onnx_cost(read_onnx(artifact.path), dims)
     if artifact.format == "pt2":
         from edgekit.graph.cost import cost
         from edgekit.graph.store import load
 
-        return cost(load(artifact.path))
+        return cost(load(artifact.path, imports))
     return None
+
+
+def captured_sizes(artifact: Artifact, imports: Sequence[str] = ()) -> dict[str, int]:
+    """Sizes of a `.pt2`'s dynamic dimensions when it was captured; empty for other formats."""
+    if artifact.format != "pt2":
+        return {}
+    from edgekit.graph.store import load
+
+    return load(artifact.path, imports).dim_sizes()

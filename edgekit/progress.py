@@ -5,7 +5,7 @@ this protocol. The default is silence, so that the API prints nothing.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 
@@ -20,21 +20,13 @@ class Task(Protocol):
 class Progress(Protocol):
     """Something that can show tasks and one-line messages."""
 
-    def task(self, description: str, total: float | None) -> "TaskContext":
+    def task(self, description: str, total: float | None) -> AbstractContextManager[Task]:
         """Open a task. `total` is in any unit, None where it is not known."""
         ...
 
     def say(self, message: str) -> None:
         """Show one line of text."""
         ...
-
-
-class TaskContext(Protocol):
-    """The context manager that `Progress.task` returns."""
-
-    def __enter__(self) -> Task: ...
-
-    def __exit__(self, *exc: object) -> bool | None: ...
 
 
 class _SilentTask:

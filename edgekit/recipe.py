@@ -23,7 +23,7 @@ from edgekit.passes.prune import Prune
 from edgekit.passes.quantize import Quantize
 from edgekit.target import Target
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[1] = 1
 _BOOL, _FLOAT = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:float"
 _RESOLVED_HERE = frozenset({_BOOL, _FLOAT})
 

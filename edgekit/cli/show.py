@@ -140,6 +140,9 @@ def inspection(found: dict[str, Any]) -> None:
     console.print(f"{'size':10} {size(found['size_bytes'])}")
     console.print(f"{'MACs':10} {count(found['macs'])} for one sample")
     console.print(f"{'weights':10} {count(found['parameters'])}")
+    if found["uncounted"]:
+        names = ", ".join(found["uncounted"])
+        console.print(Text(f"MACs of these layers are not counted: {names}", style="yellow"))
     if found["layers"]:
         table = _table("layer", "MACs", "weights")
         for name, (macs, parameters) in found["layers"].items():

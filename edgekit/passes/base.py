@@ -19,6 +19,7 @@ from edgekit.target import Target
 
 if TYPE_CHECKING:
     from edgekit.data import Dataset
+    from edgekit.graph.program import Program
     from edgekit.metrics import Task
 
 
@@ -34,6 +35,7 @@ class Context:
         data: the data set, None where the recipe has none.
         original: the artifact that the recipe started from: the default teacher.
         threads: CPU threads to use.
+        imports: modules of the user's that register custom operators.
         progress: where to say how far it is.
         notes: what the pass found worth telling; goes into the manifest and the report.
         warnings: what the user should know, one sentence each.
@@ -46,9 +48,20 @@ class Context:
     data: "Dataset | None" = None
     original: Artifact | None = None
     threads: int = 1
+    imports: tuple[str, ...] = ()
     progress: Progress = field(default_factory=Silent)
     notes: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+
+    def load(self, path: Path) -> "Program":
+        """Load a `.pt2` safely, with the custom operators that the user allowed.
+
+        Raises:
+            UsageError: it is broken, or holds something that could run code.
+        """
+        from edgekit.graph.store import load
+
+        return load(path, self.imports)
 
     def warn(self, message: str) -> None:
         """Tell the user something, once."""

@@ -92,14 +92,15 @@ class ModelConfig(BaseModel):
     def fingerprint(self, base: Path) -> str:
         """Hash of what decides the captured network: the model file, or the code and weights."""
         digest = hashlib.sha256(self.model_dump_json().encode())
-        paths = [self.source(base)]
+        source = self.source(base)
+        paths = [] if source is None else [source]
         if self.python:
             module = self.python.partition(":")[0]
             paths = sorted(base.glob("*.py")) if _is_in(base, module) else []
             if self.weights:
                 paths.append(base / self.weights)
         for path in paths:
-            if path is not None and path.is_file():
+            if path.is_file():
                 digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
         return digest.hexdigest()
 
@@ -198,9 +199,7 @@ def save_program(
 
 
 def _load(source: Path, context: Context) -> Artifact:
-    from edgekit.graph.store import load
-
-    return save_program(load(source), context, made_by="capture")
+    return save_program(context.load(source), context, made_by="capture")
 
 
 def _capture(config: ModelConfig, context: Context) -> Artifact:

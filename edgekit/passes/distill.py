@@ -39,13 +39,12 @@ class Distill(TrainConfig, Pass):
     def run(self, artifact: Artifact, context: Context) -> Artifact:
         """Distil into a `.pt2`."""
         from edgekit.distill.distill import distill
-        from edgekit.graph.store import load
 
         if context.data is None:
             raise PassError(f"{self.title} has no data.", "Add a `data:` section.")
         program, history = distill(
-            load(artifact.path),
-            load(self._teacher_path(context)),
+            context.load(artifact.path),
+            context.load(self._teacher_path(context)),
             context.data,
             context.task,
             self,

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import ClassVar, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import Field
 
@@ -10,6 +10,10 @@ from edgekit.artifact import Artifact, Format
 from edgekit.passes.base import Context, Pass
 from edgekit.passes.capture import onnx_artifact
 from edgekit.target import Target
+
+if TYPE_CHECKING:
+    from edgekit.lower.clean import CleanReport
+    from edgekit.lower.export import ExportReport
 
 DEFAULT_OPSET = 20
 
@@ -48,13 +52,12 @@ class ExportOnnx(Pass):
         if artifact.format == "onnx":
             from edgekit.lower.clean import clean_onnx
 
-            report = clean_onnx(artifact.path, path)
+            report: CleanReport | ExportReport = clean_onnx(artifact.path, path)
         else:
-            from edgekit.graph.store import load
             from edgekit.lower.export import export_onnx
 
             report = export_onnx(
-                load(artifact.path),
+                context.load(artifact.path),
                 path,
                 opset=self.opset or DEFAULT_OPSET,
                 batches=self.batches,

@@ -20,13 +20,12 @@ class FineTune(TrainConfig, Pass):
 
     def run(self, artifact: Artifact, context: Context) -> Artifact:
         """Fine-tune a `.pt2`."""
-        from edgekit.graph.store import load
         from edgekit.train.trainer import train
 
         if context.data is None:
             raise PassError(f"{self.title} has no data.", "Add a `data:` section.")
         program, history = train(
-            load(artifact.path),
+            context.load(artifact.path),
             context.data,
             context.task,
             self,

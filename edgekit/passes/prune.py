@@ -27,10 +27,9 @@ class Prune(PruneConfig, Pass):
 
     def run(self, artifact: Artifact, context: Context) -> Artifact:
         """Prune a `.pt2`."""
-        from edgekit.graph.store import load
         from edgekit.prune.prune import prune
 
-        program, report = prune(load(artifact.path), self, seed=context.seed)
+        program, report = prune(context.load(artifact.path), self, seed=context.seed)
         context.notes.update(report.to_dict())
         for warning in report.warnings:
             context.warn(warning)

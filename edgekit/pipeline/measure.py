@@ -17,7 +17,7 @@ import numpy as np
 from edgekit import manifest
 from edgekit.artifact import Artifact
 from edgekit.errors import EdgekitError, UnavailableError
-from edgekit.evaluate import Arrays, cost_of, predict
+from edgekit.evaluate import Arrays, captured_sizes, cost_of, predict
 from edgekit.metrics import Task
 from edgekit.passes.base import Context
 from edgekit.passes.export_onnx import DEFAULT_OPSET, ExportOnnx
@@ -77,6 +77,7 @@ class Judge:
         seed: the run's seed.
         threads: CPU threads for evaluation.
         progress: where to show the progress.
+        imports: modules of the user's that register custom operators.
         measured_now: how many measurements this run had to make.
         warnings: what concerns the whole run.
     """
@@ -88,6 +89,7 @@ class Judge:
     seed: int
     threads: int
     progress: Progress
+    imports: tuple[str, ...] = ()
     measured_now: int = 0
     warnings: list[str] = field(default_factory=list)
     _judged: dict[str, Judged] = field(default_factory=dict)
@@ -117,7 +119,7 @@ class Judge:
     def _evaluate(self, artifact: Artifact, parent: Artifact | None) -> Judged:
         from edgekit.metrics import answers, evaluate_predictions
 
-        cost = cost_of(artifact)
+        cost = cost_of(artifact, self._sizes, self.imports)
         macs, parameters = (cost.macs, cost.parameters) if cost else (None, None)
         if self.data is None:
             return Judged(None, None, None, None, macs, parameters, "The recipe has no data.")
@@ -154,7 +156,12 @@ class Judge:
         key = artifact.content_hash
         if key not in self._outputs and self.data is not None:
             self._outputs[key] = predict(
-                artifact, self.data, "evaluation", threads=self.threads, progress=self.progress
+                artifact,
+                self.data,
+                "evaluation",
+                threads=self.threads,
+                imports=self.imports,
+                progress=self.progress,
             )
         return self._outputs[key]
 
@@ -242,6 +249,7 @@ class Judge:
             seed=self.seed,
             task=self.task,
             threads=self.threads,
+            imports=self.imports,
             progress=self.progress,
         )
         exported = make(
@@ -340,7 +348,7 @@ class Judge:
             runtime=target.runtime,
             threads=threads,
             quick=branch.bench == "quick",
-            dims={},
+            dims=self._sizes,
             seed=self.seed,
             progress=self.progress,
             meters=target.meters,
@@ -364,11 +372,17 @@ class Judge:
         path = self.store.out / branch.name / "profile.json"
         known = None if self.store.fresh else _read_json(path)
         if known is None or known.get("artifact") != artifact.content_hash:
-            feeds = random_feeds(artifact.inputs, batch=1, seed=self.seed)
+            feeds = random_feeds(artifact.inputs, batch=1, seed=self.seed, dims=self._sizes)
             rows = layer_times(artifact.path, feeds, branch.threads or target.threads)
             known = {"artifact": artifact.content_hash, "layers": rows}
             manifest.write_text_atomically(path, json.dumps(known, indent=1) + "\n")
         return tuple(LayerTime.model_validate(row) for row in known["layers"][:_SLOWEST])
+
+    @cached_property
+    def _sizes(self) -> dict[str, int]:
+        """Sizes of the dynamic dimensions that latency and MACs are stated for: as captured."""
+        sizes = captured_sizes(self.original.artifact, self.imports)
+        return {**sizes, "batch": 1}
 
     @cached_property
     def _fingerprint(self) -> dict[str, Any]:
@@ -412,7 +426,7 @@ def _read_judged(root: Path, key: str) -> Judged | None:
 
 
 def _write_judged(root: Path, key: str, found: Judged) -> None:
-    arrays = {"scores": found.scores, "labels": found.labels}
+    arrays: dict[str, Any] = {"scores": found.scores, "labels": found.labels}
     with (root / _SCORES).open("wb") as file:
         np.savez_compressed(file, **{k: v for k, v in arrays.items() if v is not None})
     plain = {

@@ -46,7 +46,7 @@ def explain(path: Path, out: Path | None) -> list[dict[str, Any]]:
     """
     recipe = load(locate(path))
     _start_format(recipe, locate(path).parent)
-    plan = [{"branch": "", "step": "capture", "folder": "00-original", "config": _model(recipe)}]
+    plan: list[dict[str, Any]] = [{"branch": "", "step": "capture", "folder": "00-original", "config": _model(recipe)}]
     plan += _explain_chain("", recipe.passes, recipe.targets(), 1)
     for branch, target in zip(recipe.branches, recipe.targets(), strict=True):
         plan += _explain_chain(branch.name, branch.passes, (target,), 1)
@@ -189,6 +189,7 @@ class _Run:
             seed=self.recipe.seed,
             threads=self.threads,
             progress=self.progress,
+            imports=self.recipe.model.imports,
         )
         reports = [
             self._branch(branch, shared, judge)
@@ -210,6 +211,7 @@ class _Run:
             data=self.data,
             original=self.original.artifact if self.original else None,
             threads=self.threads,
+            imports=self.recipe.model.imports,
             progress=self.progress,
         )
 

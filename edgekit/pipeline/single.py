@@ -196,7 +196,7 @@ def inspect(model: Path) -> dict[str, Any]:
 
     Returns:
         `format`, `inputs`, `outputs`, `size_bytes`, `macs` and `parameters` for one sample (None
-        for an engine), `layers` as name to MACs and parameters, `content_hash`, and `made_by`
+        for an engine), `layers` as name to MACs and parameters, `uncounted` layers, `content_hash`, and `made_by`
         with `notes` and `warnings` where edgekit made it.
     """
     artifact = open_artifact(model)
@@ -210,6 +210,7 @@ def inspect(model: Path) -> dict[str, Any]:
         "macs": cost.macs if cost else None,
         "parameters": cost.parameters if cost else None,
         "layers": cost.by_layer if cost else {},
+        "uncounted": list(cost.uncounted) if cost else [],
         "content_hash": artifact.content_hash,
         "made_by": artifact.made_by,
     }
@@ -348,7 +349,7 @@ def examine_machine() -> dict[str, Any]:
     """Say what this machine has: libraries, runtimes, meters; what is missing, and the mend."""
     from edgekit.pipeline.benchmark import machine
 
-    libraries = {}
+    libraries: dict[str, dict[str, str | None]] = {}
     for name, extra in _OPTIONAL.items():
         try:
             libraries[name] = {"version": metadata.version(name)}

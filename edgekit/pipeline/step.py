@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -74,7 +75,7 @@ class Store:
             if place is None or found is None:
                 continue
             if place != folder:
-                self._put(folder, lambda out, place=place: _copy(place, out))
+                self._put(folder, partial(_copy, place))
                 found = manifest.read(folder)
             return found
         return None
