@@ -221,10 +221,12 @@ def _energies(
     meter, reason = open_meter(meters)
     if meter is None:
         return [Energy.unavailable(reason)] * len(loaded)
-    with meter:
-        return measure_energy(
-            meter, [(e.subject.name, e.run) for e in loaded], protocol, clock, say
-        )
+    loads = [(each.subject.name, each.run) for each in loaded]
+    try:
+        with meter:
+            return measure_energy(meter, loads, protocol, clock, say)
+    except UnavailableError as e:
+        return [Energy.unavailable(e.message)] * len(loaded)
 
 
 def _warnings(
