@@ -1,0 +1,178 @@
+"""Mending what NNCF writes into the exact form that a runtime's integer kernels fuse.
+
+Each function edits the graph in place, says in how many places, and leaves what is right alone.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.quantize.graph import Graph
+
+if TYPE_CHECKING:
+    import onnx
+
+_RANGE: dict[str, tuple[int, int]] = {"uint8": (0, 255), "int8": (-128, 127)}
+
+
+def one_scale_per_activation(graph: Graph) -> int:
+    """Give each activation one scale, over the union of its channels' ranges.
+
+    NNCF quantizes the input of a depthwise convolution channel by channel. No runtime has a kernel
+    for that: ONNX Runtime then runs the layer in float between conversions, 3.4 times slower.
+    """
+    count = 0
+    for quantize in graph.activation_quantizers():
+        scale, zero = graph.array(quantize.input[1]), graph.array(quantize.input[2])
+        if scale is None or zero is None or scale.size == 1:
+            continue
+        low, high = _range_of(scale, zero)
+        _requantize(
+            graph, quantize, *_parameters(low, high, str(zero.dtype), bool((zero == 0).all()))
+        )
+        count += 1
+    graph.edit()
+    return count
+
+
+def one_pair_per_activation(graph: Graph) -> int:
+    """Let all readers of a tensor share one Q/DQ pair, over the union of the pairs' ranges."""
+    first: dict[str, onnx.NodeProto] = {}
+    drop: list[onnx.NodeProto] = []
+    for quantize in graph.activation_quantizers():
+        kept = first.setdefault(quantize.input[0], quantize)
+        if kept is quantize:
+            continue
+        _widen(graph, kept, quantize)
+        target = _dequantize_of(graph, kept)
+        for dequantize in graph.readers(quantize.output[0]):
+            graph.rewire(dequantize.output[0], target.output[0], lambda _: True)
+            drop.append(dequantize)
+        drop.append(quantize)
+    if drop:
+        graph.edit(drop=drop)
+    return len(drop) // 2
+
+
+def activation_dtype(graph: Graph, dtype: str) -> int:
+    """Write every activation as `dtype`: uint8 and int8 hold the same levels, 128 apart.
+
+    Without VNNI, x86 kernels are fast for u8·s8 and 1.7 times slower for s8·s8.
+
+    Args:
+        graph: quantized per tensor.
+        dtype: `uint8` or `int8`.
+    """
+    count = 0
+    for quantize in graph.activation_quantizers():
+        scale, zero = graph.array(quantize.input[1]), graph.array(quantize.input[2])
+        if scale is None or zero is None or str(zero.dtype) == dtype or zero.dtype.itemsize > 1:
+            continue
+        shift = 128 if dtype == "uint8" else -128
+        moved = (zero.astype(np.int32) + shift).astype(dtype)
+        _requantize(graph, quantize, scale, moved)
+        count += 1
+    graph.edit()
+    return count
+
+
+def integer_gemm_bias(graph: Graph) -> int:
+    """Write the bias of each quantized Gemm with a float output as int32 with a DequantizeLinear.
+
+    Without it ONNX Runtime cannot use its integer kernel and dequantizes the weights at every run
+    (a layer of 512 to 1000: 102 µs, float32 46 µs, with the integer bias 26 µs). Its scale is the
+    product of the input's and the weight's, so that the addition is exact.
+    """
+    before: dict[int, list[onnx.NodeProto]] = {}
+    for gemm in graph.nodes:
+        if gemm.op_type != "Gemm" or len(gemm.input) < 3 or not _plain_gemm(gemm):
+            continue
+        bias, weights = graph.array(gemm.input[2]), graph.producer(gemm.input[1])
+        inputs = graph.producer(gemm.input[0])
+        quantized = [r.op_type == "QuantizeLinear" for r in graph.readers(gemm.output[0])]
+        if bias is None or bias.ndim != 1 or (quantized and all(quantized)):
+            continue
+        if any(n is None or n.op_type != "DequantizeLinear" for n in (weights, inputs)):
+            continue
+        scales = [graph.array(n.input[1]) for n in (inputs, weights) if n is not None]
+        scale = np.ones((), np.float64)
+        for known in scales:
+            scale = scale * (np.nan if known is None else known.reshape(-1))
+        if np.isfinite(scale).all():
+            before[id(gemm)] = [_integer_bias(graph, gemm, bias, scale)]
+    graph.edit(before=before)
+    return len(before)
+
+
+def _integer_bias(
+    graph: Graph, gemm: "onnx.NodeProto", bias: NDArray[Any], scale: NDArray[Any]
+) -> "onnx.NodeProto":
+    from onnx import helper
+
+    scale = np.broadcast_to(scale, bias.shape).astype(np.float32)
+    limits = np.iinfo(np.int32)
+    levels = np.clip(np.rint(bias.astype(np.float64) / scale), limits.min, limits.max)
+    base = gemm.input[2]
+    q = graph.set_array(graph.unique(f"{base}/int32"), levels.astype(np.int32))
+    s = graph.set_array(graph.unique(f"{base}/scale"), scale)
+    out = graph.unique(f"{base}/DequantizeLinear")
+    gemm.input[2] = out
+    return helper.make_node("DequantizeLinear", [q, s], [out], name=out, axis=0)
+
+
+def _plain_gemm(gemm: "onnx.NodeProto") -> bool:
+    attributes = {a.name: a for a in gemm.attribute}
+    return all(attributes[n].f == 1.0 for n in ("alpha", "beta") if n in attributes)
+
+
+def _range_of(scale: NDArray[Any], zero: NDArray[Any]) -> tuple[float, float]:
+    """The real numbers that a quantizer covers, as one interval over its channels."""
+    low, high = _RANGE[str(zero.dtype)]
+    z, s = zero.astype(np.float64), scale.astype(np.float64)
+    return float(((low - z) * s).min()), float(((high - z) * s).max())
+
+
+def _parameters(
+    low: float, high: float, dtype: str, symmetric: bool
+) -> tuple[NDArray[np.float32], NDArray[Any]]:
+    """Scale and zero point that cover an interval; zero stays exact."""
+    bottom, top = _RANGE[dtype]
+    if symmetric:
+        scale = max(abs(low), abs(high)) / top
+        zero = 0
+    else:
+        low, high = min(low, 0.0), max(high, 0.0)
+        scale = (high - low) / (top - bottom)
+        zero = int(np.clip(np.rint(bottom - low / scale), bottom, top)) if scale > 0 else 0
+    return np.array(scale if scale > 0 else 1.0, np.float32), np.array(zero, dtype)
+
+
+def _widen(graph: Graph, kept: "onnx.NodeProto", other: "onnx.NodeProto") -> None:
+    s1, z1 = graph.array(kept.input[1]), graph.array(kept.input[2])
+    s2, z2 = graph.array(other.input[1]), graph.array(other.input[2])
+    if s1 is None or z1 is None or s2 is None or z2 is None:
+        return
+    if np.array_equal(s1, s2) and np.array_equal(z1, z2) and z1.dtype == z2.dtype:
+        return
+    (l1, h1), (l2, h2) = _range_of(s1, z1), _range_of(s2, z2)
+    symmetric = bool((z1 == 0).all() and (z2 == 0).all()) and z1.dtype == z2.dtype
+    _requantize(graph, kept, *_parameters(min(l1, l2), max(h1, h2), str(z1.dtype), symmetric))
+
+
+def _dequantize_of(graph: Graph, quantize: "onnx.NodeProto") -> "onnx.NodeProto":
+    return next(r for r in graph.readers(quantize.output[0]) if r.op_type == "DequantizeLinear")
+
+
+def _requantize(
+    graph: Graph, quantize: "onnx.NodeProto", scale: NDArray[Any], zero: NDArray[Any]
+) -> None:
+    """Give a Q/DQ pair another scale and zero point, in initializers of its own."""
+    s = graph.set_array(graph.unique(f"{quantize.input[0]}/scale"), scale)
+    z = graph.set_array(graph.unique(f"{quantize.input[0]}/zero"), zero)
+    for node in (quantize, *graph.readers(quantize.output[0])):
+        node.input[1], node.input[2] = s, z
+        if scale.ndim == 0:
+            kept = [a for a in node.attribute if a.name != "axis"]
+            del node.attribute[:]
+            node.attribute.extend(kept)

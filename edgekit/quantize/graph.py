@@ -1,0 +1,244 @@
+"""Reading and editing an ONNX graph by tensor name: what the quantizer's post-passes share."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import onnx
+
+WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
+RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
+
+
+class Graph:
+    """An index of a model's top-level graph. Edits go through it, so that it stays true.
+
+    Attributes:
+        model: the model; edited in place.
+    """
+
+    def __init__(self, model: "onnx.ModelProto") -> None:
+        self.model = model
+        self._index()
+
+    def _index(self) -> None:
+        graph = self.model.graph
+        self._arrays = {i.name: i for i in graph.initializer}
+        self._producer = {o: n for n in graph.node for o in n.output if o}
+        self._readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
+        for node in graph.node:
+            for name in node.input:
+                if name:
+                    self._readers[name].append(node)
+        self._outputs = {o.name for o in graph.output}
+
+    @property
+    def nodes(self) -> "list[onnx.NodeProto]":
+        """The nodes, in topological order."""
+        return list(self.model.graph.node)
+
+    def producer(self, name: str) -> "onnx.NodeProto | None":
+        """The node that makes a tensor; None for inputs and initializers."""
+        return self._producer.get(name)
+
+    def readers(self, name: str) -> "list[onnx.NodeProto]":
+        """The nodes that read a tensor."""
+        return list(self._readers.get(name, ()))
+
+    def is_output(self, name: str) -> bool:
+        """Whether a tensor is an output of the model."""
+        return name in self._outputs
+
+    def is_constant(self, name: str) -> bool:
+        """Whether a tensor is an initializer."""
+        return name in self._arrays
+
+    def array(self, name: str) -> NDArray[Any] | None:
+        """An initializer's value, None for other tensors."""
+        from onnx import numpy_helper
+
+        held = self._arrays.get(name)
+        return None if held is None else numpy_helper.to_array(held)
+
+    def set_array(self, name: str, value: NDArray[Any]) -> str:
+        """Add or replace an initializer; gives its name."""
+        from onnx import numpy_helper
+
+        tensor = numpy_helper.from_array(np.ascontiguousarray(value), name)
+        if name in self._arrays:
+            self._arrays[name].CopyFrom(tensor)
+        else:
+            self.model.graph.initializer.append(tensor)
+            self._arrays[name] = self.model.graph.initializer[-1]
+        return name
+
+    def unique(self, name: str) -> str:
+        """A tensor and node name that is not in use."""
+        taken = {n.name for n in self.model.graph.node}
+        taken |= {*self._arrays, *self._producer, *self._readers, *self._outputs}
+        found, count = name, 1
+        while found in taken:
+            count += 1
+            found = f"{name}_{count}"
+        return found
+
+    def edit(
+        self,
+        *,
+        drop: "Iterable[onnx.NodeProto]" = (),
+        before: "dict[int, list[onnx.NodeProto]] | None" = None,
+    ) -> None:
+        """Remove nodes and insert nodes, and drop initializers that nothing reads any more.
+
+        Args:
+            drop: nodes to remove; nobody may read their outputs any more.
+            before: `id()` of a node to the nodes to insert before it; 0 for the end.
+        """
+        gone, inserted = {id(n) for n in drop}, before or {}
+        nodes: list[onnx.NodeProto] = []
+        for node in self.model.graph.node:
+            nodes.extend(inserted.get(id(node), ()))
+            if id(node) not in gone:
+                nodes.append(node)
+        nodes.extend(inserted.get(0, ()))
+        copies = [_copy(n) for n in nodes]
+        del self.model.graph.node[:]
+        self.model.graph.node.extend(copies)
+        self._drop_unread()
+        self._index()
+
+    def _drop_unread(self) -> None:
+        graph = self.model.graph
+        read = {name for node in graph.node for name in node.input} | _captured(graph.node)
+        read |= {o.name for o in graph.output}
+        kept = [i for i in graph.initializer if i.name in read]
+        if len(kept) < len(graph.initializer):
+            copies = [_copy(i) for i in kept]
+            del graph.initializer[:]
+            graph.initializer.extend(copies)
+
+    def rewire(self, old: str, new: str, where: Callable[["onnx.NodeProto"], bool]) -> None:
+        """Let the readers of `old` for which `where` holds read `new` instead."""
+        for node in self.readers(old):
+            if where(node):
+                for i, name in enumerate(node.input):
+                    if name == old:
+                        node.input[i] = new
+        self._index()
+
+    # What quantization looks like.
+
+    def activation_quantizers(self) -> "list[onnx.NodeProto]":
+        """QuantizeLinear nodes whose input is computed, not constant."""
+        return [
+            n
+            for n in self.nodes
+            if n.op_type == "QuantizeLinear" and n.input[0] not in self._arrays
+        ]
+
+    def source(self, name: str) -> str:
+        """The tensor behind a Q/DQ pair: what `name` is a quantized copy of, or `name` itself."""
+        dequantize = self.producer(name)
+        if dequantize is None or dequantize.op_type != "DequantizeLinear":
+            return name
+        quantize = self.producer(dequantize.input[0])
+        if quantize is None or quantize.op_type != "QuantizeLinear":
+            return name
+        return str(quantize.input[0])
+
+    def weight(self, node: "onnx.NodeProto") -> tuple[str, bool] | None:
+        """The weight of a layer.
+
+        Returns:
+            The initializer's name, and whether it reaches the layer through DequantizeLinear;
+            None where the layer's second input is computed (attention).
+        """
+        if node.op_type not in WEIGHTED or len(node.input) < 2:
+            return None
+        name = node.input[1]
+        quantized = False
+        for _ in range(4):  # DQ, or Q and DQ, perhaps with a Transpose or Reshape between
+            if name in self._arrays:
+                return name, quantized
+            made = self.producer(name)
+            if made is None or made.op_type not in _WEIGHT_PATH:
+                return None
+            quantized |= made.op_type == "DequantizeLinear"
+            name = made.input[0]
+        return None
+
+
+_WEIGHT_PATH = {"DequantizeLinear", "QuantizeLinear", "Transpose", "Reshape", "Identity"}
+
+
+def _copy(proto: Any) -> Any:
+    made = type(proto)()
+    made.CopyFrom(proto)
+    return made
+
+
+def _captured(nodes: "Iterable[onnx.NodeProto]") -> set[str]:
+    """Names that sub-graphs read; they may lie outside."""
+    found: set[str] = set()
+    for node in nodes:
+        for attribute in node.attribute:
+            for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+                found |= {name for inner in graph.node for name in inner.input}
+                found |= _captured(graph.node)
+    return found
+
+
+def quantize_linear(
+    x: NDArray[np.floating[Any]],
+    scale: NDArray[np.floating[Any]],
+    zero_point: NDArray[np.integer[Any]],
+    axis: int | None = None,
+) -> NDArray[np.integer[Any]]:
+    """QuantizeLinear as ONNX defines it: q = clip(round-half-even(x / s) + z, lowest, highest).
+
+    Args:
+        x: float32, any shape.
+        scale: float32, a scalar, or one value for each index of `axis`.
+        zero_point: of the dtype to quantize to, shaped as `scale`.
+        axis: of `x`; None for a scalar scale.
+
+    Returns:
+        Integers, in the dtype of `zero_point`, shaped as `x`.
+    """
+    shape = [1] * x.ndim
+    if axis is not None:
+        shape[axis] = -1
+    s, z = np.reshape(scale, shape), np.reshape(zero_point, shape)
+    limits = np.iinfo(z.dtype)
+    rounded = np.rint((x / s).astype(np.float32)) + z.astype(np.float32)
+    levels: NDArray[np.integer[Any]] = np.clip(rounded, limits.min, limits.max).astype(z.dtype)
+    return levels
+
+
+def dequantize_linear(
+    q: NDArray[np.integer[Any]],
+    scale: NDArray[np.floating[Any]],
+    zero_point: NDArray[np.integer[Any]],
+    axis: int | None = None,
+) -> NDArray[np.float32]:
+    """DequantizeLinear as ONNX defines it: x = (q - z) · s.
+
+    Args:
+        q: integers, any shape.
+        scale: float32, a scalar, or one value for each index of `axis`.
+        zero_point: integers, shaped as `scale`.
+        axis: of `q`; None for a scalar scale.
+
+    Returns:
+        float32, shaped as `q`.
+    """
+    shape = [1] * q.ndim
+    if axis is not None:
+        shape[axis] = -1
+    s, z = np.reshape(scale, shape), np.reshape(zero_point, shape)
+    return ((q.astype(np.int32) - z.astype(np.int32)).astype(np.float32) * s).astype(np.float32)

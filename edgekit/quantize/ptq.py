@@ -1,0 +1,373 @@
+"""Post-training quantization: a float32 ONNX file becomes an int8 one in a target's own form.
+
+NNCF is the engine: it chooses what to quantize, finds ranges, rounds weights and writes Q/DQ.
+Biases are corrected here (`edgekit.quantize.bias`). Two dialects are made from what NNCF writes,
+because each is what measured best on its runtime:
+
+- ONNX Runtime (`ort-x86-avx2`, `ort-x86-vnni`, `ort-arm64`): NNCF's placement as it is. On a
+  ResNet-8 it turns every convolution, add and pooling into integer kernels; leaving out the adds
+  makes the network slower than float32. Mended: one scale per activation, one dtype, and an integer
+  bias for a Gemm whose output stays in float (`edgekit.quantize.dialect`).
+- TensorRT: NNCF's weights, our placement, symmetric scales
+  (`edgekit.quantize.placement`). ONNX Runtime's `quantize_static` can write symmetric int8 too, but
+  it puts pairs on outputs and between convolutions and adds, and corrects no bias.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.errors import PassError, UsageError
+from edgekit.lower import check
+from edgekit.progress import Progress, Silent
+from edgekit.quantize import bias, calibration, dialect, engine, lint, placement
+from edgekit.quantize.config import PtqConfig
+from edgekit.quantize.graph import RECURRENT, WEIGHTED, Graph
+
+if TYPE_CHECKING:
+    import onnx
+
+    from edgekit.target import IntegerScheme
+
+_CHECKED = 16
+_MINIMUM_OPSET = 13
+
+
+@dataclass(frozen=True)
+class QuantReport:
+    """What was quantized, what was not, and how much noise it added.
+
+    Attributes:
+        scheme: the integer scheme's name.
+        engine: the library and its version.
+        quantized: layers (convolutions, matrix products with weights, recurrent cells) in int8.
+        total: all of them.
+        layers: names of the quantized ones.
+        excluded: (node, reason) of the others.
+        samples: calibration samples used.
+        output_sqnr_db: signal to quantization noise ratio of each output on calibration samples,
+            decibels; None where the outputs are equal.
+        bias_uncorrected: quantized layers that have no place for a correction.
+        post_passes: what was mended after NNCF, and in how many places.
+        size_bytes: of the file written.
+        float_size_bytes: of the file read.
+        warnings: what the user should know.
+    """
+
+    scheme: str
+    engine: str
+    quantized: int
+    total: int
+    layers: tuple[str, ...]
+    excluded: tuple[tuple[str, str], ...]
+    samples: int
+    output_sqnr_db: dict[str, float | None]
+    bias_uncorrected: tuple[str, ...]
+    post_passes: dict[str, int]
+    size_bytes: int
+    float_size_bytes: int
+    warnings: tuple[str, ...] = field(default=())
+
+
+def quantize_onnx(
+    src: Path,
+    dst: Path,
+    *,
+    scheme: "IntegerScheme",
+    calibration: Iterable[Mapping[str, NDArray[Any]]],
+    config: PtqConfig | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> QuantReport:
+    """Quantize an ONNX file to int8.
+
+    Args:
+        src: float32 model.
+        dst: the file to write; whole or not at all.
+        scheme: how integers are written.
+        calibration: batches of inputs by name, read once.
+        config: what to quantize and how.
+        seed: for the libraries' global generators.
+        progress: where to say how far it is.
+
+    Returns:
+        What was done.
+
+    Raises:
+        UsageError: no calibration data, data that does not fit or holds NaN, or an `exclude`
+            pattern that matches nothing.
+        UnavailableError: NNCF is not installed.
+        PassError: NNCF failed, or the result breaks the scheme.
+    """
+    from edgekit.graph.onnx_model import read_onnx, specs, write_onnx
+
+    config = config or PtqConfig()
+    shown: Progress = Silent() if progress is None else progress
+    np.random.seed(seed)  # noqa: NPY002 - NNCF draws from the global generator
+    model, warnings = prepare(read_onnx(src))
+    ignored = exclusions(model, config)
+    inputs, _ = specs(model)
+    with _samples(inputs, calibration, config, shown, warnings) as samples:
+        with shown.task("quantize", None):
+            made = engine.quantize(model, samples, config, _options(scheme), sorted(ignored))
+            done = _mend(made, scheme, samples)
+        uncorrected = _correct(model, made, samples, config, shown, done)
+        if scheme.quantize_bias and (count := dialect.integer_gemm_bias(Graph(made))):
+            done["Gemm biases to int32"] = count
+        _lint(made, scheme)
+        sqnr = _noise(model, made, samples)
+    write_onnx(made, dst)
+    return _report(
+        model, made, scheme, ignored, uncorrected, samples.count, sqnr, done, (src, dst), warnings
+    )
+
+
+def _samples(
+    inputs: Any,
+    batches: Iterable[Mapping[str, NDArray[Any]]],
+    config: PtqConfig,
+    progress: Progress,
+    warnings: list[str],
+) -> calibration.Samples:
+    samples = calibration.Samples(inputs)
+    with progress.task("read calibration samples", config.samples) as task:
+        samples.read(batches, config.samples, task)
+    if samples.count < config.samples:
+        warnings.append(
+            f"{samples.count} calibration samples were used; {config.samples} were asked for."
+        )
+    return samples
+
+
+def _options(scheme: "IntegerScheme") -> engine.EngineOptions:
+    return engine.EngineOptions(
+        symmetric=scheme.activation_symmetric, seven_bit_weights=scheme.weight_bits == 7
+    )
+
+
+def prepare(model: "onnx.ModelProto") -> tuple["onnx.ModelProto", list[str]]:
+    """A copy that NNCF sees whole: clean, opset 13 or more, a bias of its own for each layer.
+
+    Raises:
+        UsageError: the model is quantized already.
+        PassError: its opset cannot be raised.
+    """
+    import onnx
+
+    from edgekit.lower.clean import cleaned
+    from edgekit.lower.export import PRODUCER
+
+    if any(
+        n.op_type in {"QuantizeLinear", "QLinearConv", "DequantizeLinear"} for n in model.graph.node
+    ):
+        raise UsageError(
+            "The model is quantized already.", "Give the float32 model that it was made from."
+        )
+    warnings: list[str] = []
+    opset = next((o.version for o in model.opset_import if o.domain in {"", "ai.onnx"}), 0)
+    if opset < _MINIMUM_OPSET:
+        try:
+            model = onnx.version_converter.convert_version(model, _MINIMUM_OPSET)
+        except Exception as e:
+            raise PassError(
+                f"The model has opset {opset}, and cannot be raised to {_MINIMUM_OPSET}: {e}",
+                "Export it again with a newer opset.",
+            ) from e
+        warnings.append(f"The opset was raised from {opset} to {_MINIMUM_OPSET}.")
+    if model.producer_name == PRODUCER:
+        copy = onnx.ModelProto()
+        copy.CopyFrom(model)
+    else:
+        copy, notes = cleaned(model)
+        warnings += notes
+    _own_biases(Graph(copy))
+    return copy, warnings
+
+
+def _own_biases(graph: Graph) -> None:
+    """Equal biases are one tensor in a clean file; a correction of one must not change another."""
+    seen: set[str] = set()
+    for node in graph.nodes:
+        if node.op_type not in WEIGHTED or len(node.input) < 3 or not node.input[2]:
+            continue
+        name = node.input[2]
+        value = graph.array(name)
+        if name in seen and value is not None:
+            node.input[2] = graph.set_array(graph.unique(f"{node.name}.bias"), value)
+        seen.add(name)
+    graph.edit()
+
+
+def exclusions(model: "onnx.ModelProto", config: PtqConfig) -> dict[str, str]:
+    """Which nodes stay in float, and why.
+
+    Args:
+        model: float32.
+        config: patterns and limits.
+
+    Returns:
+        Node name to reason.
+
+    Raises:
+        UsageError: a pattern matches nothing.
+    """
+    graph = Graph(model)
+    found: dict[str, str] = {}
+    for pattern in config.exclude:
+        matched = [n.name for n in graph.nodes if _matches(n, pattern)]
+        if not matched:
+            some = ", ".join(n.name for n in graph.nodes if n.op_type in WEIGHTED)[:300]
+            raise UsageError(
+                f"`exclude` pattern {pattern!r} matches no node.", f"The layers are: {some}."
+            )
+        found.update(dict.fromkeys(matched, f"excluded by {pattern!r}"))
+    for node in graph.nodes:
+        channels = _channels(graph, node)
+        if channels and min(channels) < config.minimum_channels:
+            reason = f"{min(channels)} channels, fewer than {config.minimum_channels}"
+            found.setdefault(node.name, reason)
+    return found
+
+
+def _matches(node: "onnx.NodeProto", pattern: str) -> bool:
+    path = node.name.rsplit("/", 1)[0] if "/" in node.name else ""
+    candidates = (node.name, path, node.op_type)
+    return any(fnmatchcase(c, pattern) for c in candidates if c)
+
+
+def _channels(graph: Graph, node: "onnx.NodeProto") -> tuple[int, ...]:
+    """Input and output channels of a layer with weights."""
+    held = graph.weight(node)
+    weight = None if held is None else graph.array(held[0])
+    if weight is None or weight.ndim < 2:
+        return ()
+    groups = next((a.i for a in node.attribute if a.name == "group"), 1)
+    if node.op_type == "Conv":
+        return int(weight.shape[0]), int(weight.shape[1] * groups)
+    if node.op_type == "ConvTranspose":
+        return int(weight.shape[0]), int(weight.shape[1] * groups)
+    return int(weight.shape[-1]), int(weight.shape[-2])
+
+
+def _mend(
+    model: "onnx.ModelProto", scheme: "IntegerScheme", samples: calibration.Samples
+) -> dict[str, int]:
+    """Turn what NNCF wrote into the scheme, in place; what was done, in how many places."""
+    graph = Graph(model)
+    if scheme.skip_input_of_add:
+        done = {"activation pairs taken out": placement.strip_activations(graph)}
+        where = placement.places(graph)
+        magnitudes = _magnitudes(model, tuple(where), samples)
+        done["symmetric int8 pairs placed"] = placement.insert(graph, where, magnitudes)
+    else:
+        done = {
+            "activations to one scale": dialect.one_scale_per_activation(graph),
+            "pairs shared": dialect.one_pair_per_activation(graph),
+            f"activations to {scheme.activation}": dialect.activation_dtype(
+                graph, scheme.activation
+            ),
+        }
+    model.graph.ClearField("value_info")
+    return {what: count for what, count in done.items() if count}
+
+
+def _correct(
+    model: "onnx.ModelProto",
+    made: "onnx.ModelProto",
+    samples: calibration.Samples,
+    config: PtqConfig,
+    progress: Progress,
+    done: dict[str, int],
+) -> list[str]:
+    if not config.bias_correction:
+        return []
+    with progress.task("correct biases", 1.0) as task:
+        count, left = bias.correct(model, made, samples.first(config.bias_samples), task.advance)
+    if count:
+        done["biases corrected"] = count
+    return left
+
+
+def _magnitudes(
+    model: "onnx.ModelProto", tensors: tuple[str, ...], samples: calibration.Samples
+) -> dict[str, float]:
+    """max|x| of inner tensors over the calibration samples."""
+    inputs = {i.name for i in model.graph.input}
+    inner = tuple(name for name in tensors if name not in inputs)
+    found: dict[str, float] = {}
+    if inner:
+        # Unoptimized: ONNX Runtime's NCHWc fusions remove tensors that are outputs.
+        runner = check.onnx_runner(bias.watch(model, inner), optimize=False)
+        found = calibration.largest_magnitudes(runner, samples)
+    for feed in samples:
+        for name in inputs.intersection(tensors):
+            found[name] = max(found.get(name, 0.0), float(np.abs(feed[name]).max(initial=0.0)))
+    return found
+
+
+def _lint(model: "onnx.ModelProto", scheme: "IntegerScheme") -> None:
+    errors = [f for f in lint.lint(model, scheme) if f.severity == "error"]
+    if errors:
+        first = errors[0]
+        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+        raise PassError(
+            f"The quantized model breaks scheme {scheme.name} at {first.node!r}: "
+            f"{first.message}{more}",
+            f"{first.mend} Exclude the layer (`exclude:`) to go on.",
+        )
+
+
+def _noise(
+    model: "onnx.ModelProto", made: "onnx.ModelProto", samples: calibration.Samples
+) -> dict[str, float | None]:
+    feeds = samples.first(_CHECKED)
+    reference, other = (check.onnx_runner(m.SerializeToString()) for m in (model, made))
+    found = calibration.signal_to_noise_db(reference, other, feeds)
+    return {name: round(v, 2) if np.isfinite(v) else None for name, v in found.items()}
+
+
+def _report(
+    model: "onnx.ModelProto",
+    made: "onnx.ModelProto",
+    scheme: "IntegerScheme",
+    ignored: Mapping[str, str],
+    uncorrected: list[str],
+    count: int,
+    sqnr: dict[str, float | None],
+    done: dict[str, int],
+    files: tuple[Path, Path],
+    warnings: list[str],
+) -> QuantReport:
+    before, quantized = Graph(model), {n.name for n in placement.layers(Graph(made))}
+    names, excluded = [], []
+    for node in before.nodes:
+        recurrent = node.op_type in RECURRENT
+        if not recurrent and before.weight(node) is None:
+            continue
+        names.append(node.name)
+        if node.name in quantized:
+            continue
+        why = f"{node.op_type} has no static int8 kernel" if recurrent else "NNCF left it in float"
+        excluded.append((node.name, ignored.get(node.name, why)))
+    if not quantized:
+        warnings.append("No layer was quantized.")
+    return QuantReport(
+        scheme=scheme.name,
+        engine=f"nncf {engine.version()}",
+        quantized=len(quantized),
+        total=len(names),
+        layers=tuple(n for n in names if n in quantized),
+        excluded=tuple(excluded),
+        samples=count,
+        output_sqnr_db=sqnr,
+        bias_uncorrected=tuple(uncorrected),
+        post_passes=done,
+        size_bytes=files[1].stat().st_size,
+        float_size_bytes=files[0].stat().st_size,
+        warnings=tuple(warnings),
+    )
