@@ -19,7 +19,7 @@ OUTPUT = "(output)"
 SYMBOLIC = "(dynamic size)"
 WINDOW = "(spatial)"
 SINGLE = "(size one)"
-PROTECTED = "(protected)"
+UNITED = "(all channels coupled)"
 STRUCTURAL = frozenset({SYMBOLIC, WINDOW, SINGLE})
 
 

@@ -16,8 +16,8 @@ class PruneConfig(BaseModel):
         sparsity: fraction of the channels to remove, of every layer (uniform) or in all (global).
         macs: fraction of the multiply-accumulates to keep; met from below.
         parameters: fraction of the parameters to keep; met from below.
-        importance: how channels are scored: `l1` and `l2` of their weights, `bn-scale` (the scale of the
-            batch norm), `taylor` (weight times gradient; needs gradients), `random`.
+        importance: how channels are scored: `l1` and `l2` of their weights, `bn-scale` (of
+            the batch norm), `taylor` (weight times gradient; needs gradients), `random`.
         allocation: `uniform` takes the same ratio from every layer, `global` the least important
             channels wherever they are.
         layers: sparsity of single layers, by patterns on the user's module paths
@@ -46,3 +46,12 @@ class PruneConfig(BaseModel):
             said = " and ".join(given) or "none of them"
             raise ValueError(f"give exactly one of sparsity, macs and parameters, not {said}")
         return self
+
+    @property
+    def amount(self) -> tuple[Literal["sparsity", "macs", "parameters"], float]:
+        """Which of the three was given, and its value."""
+        if self.sparsity is not None:
+            return "sparsity", self.sparsity
+        if self.macs is not None:
+            return "macs", self.macs
+        return "parameters", self.parameters or 1.0

@@ -161,7 +161,9 @@ class _Walk:
         op = Op(node, cause, bind(node), self.values, self.atoms, self.choices)
         try:
             value = entry.rule(op)
-        except Decline:
+        except (Decline, ValueError, IndexError, KeyError, TypeError):
+            # An unusual call (an argument of another kind or rank) is as good as no rule: its
+            # dimensions freeze, which is never wrong.
             return self._unknown(node, cause)
         if not _fits(value, node.meta.get("val")):
             return self._unknown(node, cause)

@@ -25,12 +25,14 @@ class Family:
     Attributes:
         groups: roots of the groups, sorted, shape (n,).
         channels: channels that one group is, in the layer where it is fewest.
-        layers: the user's modules whose output width this is.
+        layers: the user's modules whose output width this is: those with a weight matrix, if any.
+        modules: as `layers`, with normalisations and the like.
     """
 
     groups: Ids
     channels: int
     layers: tuple[str, ...]
+    modules: tuple[str, ...]
 
     @property
     def name(self) -> str:
@@ -84,6 +86,8 @@ def find_families(coupling: Coupling, names: dict[str, str]) -> Families:
     entries = [_entries(roots, solution.frozen) for roots in distinct.values()]
     groups = _groups_with_parameters(coupling)
     parts = _partition(groups, entries, solution.roots.size)
+    # A lone group is a whole width: it cannot go.
+    parts = [part for part in parts if part.size > 1]
     base = np.array([r.size for r in distinct.values()], dtype=np.int64)
     share = np.zeros((len(distinct), len(parts)), dtype=np.int64)
     owner = np.full(solution.roots.size, -1, dtype=np.int64)
@@ -95,7 +99,7 @@ def find_families(coupling: Coupling, names: dict[str, str]) -> Families:
         base[row] -= counts[mine].sum()
     families = Families((), base, share, index, coupling)
     made = tuple(
-        Family(part, _channels(families, number), _layers(families, number, names))
+        Family(part, _channels(families, number), *_layers(families, number, names))
         for number, part in enumerate(parts)
     )
     return Families(made, base, share, index, coupling)
@@ -145,8 +149,10 @@ def _channels(families: Families, number: int) -> int:
     return int(shares[shares > 0].min())
 
 
-def _layers(families: Families, number: int, names: dict[str, str]) -> tuple[str, ...]:
-    """Modules with a weight matrix whose output this family is part of; else any with a weight."""
+def _layers(
+    families: Families, number: int, names: dict[str, str]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Modules whose output this family is part of: with a weight matrix, and all with a weight."""
     strong: list[str] = []
     weak: list[str] = []
     for node, weight, dims in weighted_nodes(families.coupling):
@@ -160,7 +166,7 @@ def _layers(families: Families, number: int, names: dict[str, str]) -> tuple[str
         ):
             path = layer_of(node, weight, names)
             (strong if len(dims) > 1 else weak).append(path)
-    return tuple(dict.fromkeys(strong or weak))
+    return tuple(dict.fromkeys(strong or weak)), tuple(dict.fromkeys([*strong, *weak]))
 
 
 def weighted_nodes(coupling: Coupling) -> list[tuple[Node, str, tuple[Dim, ...]]]:

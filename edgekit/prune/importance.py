@@ -82,7 +82,7 @@ def _totals(coupling: Coupling, importance: str, gradients: Mapping[str, Tensor]
 
 
 def _members(coupling: Coupling, importance: str) -> dict[str, Dims]:
-    """Tensors that count: batch norm's scale, or weights (vectors only where a group has no matrix)."""
+    """Tensors that count: the scales of batch norms, or all weights with two or more dimensions."""
     if importance == "bn-scale":
         scales = {
             str(op.arguments["weight"].target)

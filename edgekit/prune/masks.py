@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
+from torch.fx.node import map_aggregate
 
 from edgekit.prune.coupling import Coupling
 from edgekit.prune.shrink import Keep
@@ -93,7 +94,15 @@ def in_double(module: GraphModule) -> GraphModule:
         for name, value in list(vars(child).items()):
             if isinstance(value, Tensor) and value.is_floating_point():
                 setattr(child, name, value.double())
+    for node in twin.graph.nodes:
+        node.args = map_aggregate(node.args, _doubled_dtype)
+        node.kwargs = map_aggregate(node.kwargs, _doubled_dtype)
+    twin.recompile()
     return twin.double()
+
+
+def _doubled_dtype(argument: Any) -> Any:
+    return torch.float64 if argument is torch.float32 else argument
 
 
 def doubled(inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:

@@ -51,12 +51,12 @@ def prune(
     module, names = program.module(), program.name_map()
     coupling = analyse(module)
     families = find_families(coupling, names)
-    frozen, frozen_parameters = frozen_by(coupling, names)
+    frozen, frozen_parameters = frozen_by(families, names)
     if not families.families:
         _refuse(frozen_causes=list(frozen))
     before = cost(program)
-    fixed = _fixed(families, config, names)
     warnings: list[str] = []
+    fixed = _fixed(families, config, names, warnings)
     scores = score_groups(families, config.importance, seed=seed, gradients=gradients)
     kept = _decide(program, families, config, scores, before, fixed, warnings)
     _warn_of_whole(families, config, warnings)
@@ -100,32 +100,24 @@ def _decide(
     warnings: list[str],
 ) -> Counts:
     """Number of groups to keep of each family."""
-    if config.sparsity is not None:
-        if config.allocation == "uniform":
-            return same_ratio(families, config, fixed)
-        model = channels_model(families)
-        budget = (1 - config.sparsity) * model(families.full())
-        plan = allocate(families, config, scores, model, budget, fixed)
-        if not plan.fits:
-            share = 1 - plan.value / model(families.full())
-            warnings.append(
-                f"Sparsity {config.sparsity:g} is out of reach within minimum_channels, multiple "
-                f"and protected layers; {share:.3g} of the channels were removed."
-            )
-        return plan.kept
-    if config.macs is not None:
-        model, whole, share, what = (
-            macs_model(program, families, before),
-            before.macs,
-            config.macs,
-            "macs",
-        )
+    what, amount = config.amount
+    if what == "sparsity" and config.allocation == "uniform":
+        return same_ratio(families, config, fixed)
+    if what == "sparsity":
+        model, share = channels_model(families), 1 - amount
+    elif what == "macs":
+        model, share = macs_model(program, families, before), amount
     else:
-        model, whole = parameters_model(families, before), before.parameters
-        share, what = config.parameters or 1.0, "parameters"
+        model, share = parameters_model(families, before), amount
+    whole = model(families.full())
     plan = allocate(families, config, scores, model, share * whole, fixed)
-    if not plan.fits:
+    if not plan.fits and what != "sparsity":
         _out_of_reach(plan, what, share, whole)
+    if not plan.fits:
+        warnings.append(
+            f"Sparsity {amount:g} is out of reach within minimum_channels, multiple and protected "
+            f"layers; {1 - plan.value / whole:.3g} of the channels were removed."
+        )
     return plan.kept
 
 
@@ -138,7 +130,9 @@ def _out_of_reach(plan: Plan, what: str, share: float, whole: int) -> None:
     )
 
 
-def _fixed(families: Families, config: PruneConfig, names: dict[str, str]) -> dict[int, float]:
+def _fixed(
+    families: Families, config: PruneConfig, names: dict[str, str], warnings: list[str]
+) -> dict[int, float]:
     """Families whose sparsity the user has set: number to sparsity; 0 where protected."""
     known = sorted({layer_of(n, w, names) for n, w, _ in weighted_nodes(families.coupling)})
     for pattern in (*config.layers, *config.protect):
@@ -148,18 +142,25 @@ def _fixed(families: Families, config: PruneConfig, names: dict[str, str]) -> di
                 f"Pattern {pattern!r} matches no layer.",
                 f"Did you mean {near[0]!r}?" if near else "This network has no layers.",
             )
+    warnings.extend(
+        f"Layers that match {pattern!r} have a width that cannot change."
+        for pattern in config.layers
+        if not any(_matches(m, pattern) for f in families.families for m in f.modules)
+    )
     fixed: dict[int, float] = {}
-    for number, layers in enumerate(f.layers for f in families.families):
-        ratios = [
-            next((r for p, r in config.layers.items() if _matches(name, p)), None)
-            for name in layers
-        ]
-        chosen = [r for r in ratios if r is not None]
+    for number, family in enumerate(families.families):
+        chosen = _ratios(family.layers, config) or _ratios(family.modules, config)
         if chosen:
             fixed[number] = min(chosen)
-        if any(_matches(name, p) for name in layers for p in config.protect):
+        if any(_matches(name, p) for name in family.modules for p in config.protect):
             fixed[number] = 0.0
     return fixed
+
+
+def _ratios(layers: Sequence[str], config: PruneConfig) -> list[float]:
+    """Each layer's sparsity by the first pattern that matches it."""
+    found = (next((r for p, r in config.layers.items() if _matches(n, p)), None) for n in layers)
+    return [ratio for ratio in found if ratio is not None]
 
 
 def _matches(name: str, pattern: str) -> bool:

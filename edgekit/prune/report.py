@@ -4,10 +4,11 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from torch import nn
 
-from edgekit.prune.atoms import STRUCTURAL, Fixed
-from edgekit.prune.coupling import Coupling, attribute
+from edgekit.prune.atoms import STRUCTURAL, UNITED, Fixed
+from edgekit.prune.coupling import attribute
 from edgekit.prune.families import Counts, Families, layer_of, weighted_nodes
 
 
@@ -80,18 +81,22 @@ def group_changes(families: Families, kept: Counts) -> tuple[GroupChange, ...]:
     )
 
 
-def frozen_by(coupling: Coupling, names: dict[str, str]) -> tuple[dict[str, Frozen], int]:
+def frozen_by(families: Families, names: dict[str, str]) -> tuple[dict[str, Frozen], int]:
     """Which operators froze which parameters.
 
     An element is frozen when no dimension of its tensor can lose the element's index.
 
     Args:
-        coupling: of the graph.
+        families: of the graph.
         names: graph node name to the user's module path.
 
     Returns:
         cause to what it froze, the largest first, and the number of frozen elements.
     """
+    coupling = families.coupling
+    free = np.zeros(coupling.solution.roots.size, dtype=np.bool_)
+    for family in families.families:
+        free[family.groups] = True
     owners: dict[str, list[str]] = {}
     by_alias = {a: name for name, aliases in coupling.aliases.items() for a in aliases}
     for node, weight, _ in weighted_nodes(coupling):
@@ -105,16 +110,14 @@ def frozen_by(coupling: Coupling, names: dict[str, str]) -> tuple[dict[str, Froz
             continue
         frozen, causes = 1, set()
         for dim, size in zip(dims, tensor.shape, strict=True):
-            causes |= coupling.solution.causes_of(dim)
-            frozen *= size if isinstance(dim, Fixed) else _frozen_indices(coupling, dim)
+            stuck = (
+                size if isinstance(dim, Fixed) else int((~free[coupling.solution.roots[dim]]).sum())
+            )
+            frozen *= stuck
+            causes |= coupling.solution.causes_of(dim) or ({UNITED} if stuck else set())
         total += frozen
         for cause in sorted(causes - STRUCTURAL) if frozen else ():
             elements[cause] = elements.get(cause, 0) + frozen
             layers.setdefault(cause, []).extend(owners.get(name, [name]))
     order = sorted(elements, key=lambda cause: (-elements[cause], cause))
     return {c: Frozen(elements[c], tuple(dict.fromkeys(layers[c]))) for c in order}, total
-
-
-def _frozen_indices(coupling: Coupling, dim: Any) -> int:
-    roots = coupling.solution.roots[dim]
-    return int(coupling.solution.frozen[roots].sum())

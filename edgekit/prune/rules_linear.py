@@ -37,7 +37,8 @@ def convolution(op: Op) -> Value:
     axis = len(x) - len(w) + 1
     if any(isinstance(s, int) is False for s in op.shape("weight")):
         raise Decline
-    op.freeze(w[2:])
+    for dim in w[2:]:
+        op.atoms.freeze(dim, WINDOW)
     op.freeze(x[axis + 1 :])
     groups = int(op.arguments["groups"])
     if groups == 1:

@@ -73,10 +73,18 @@ def _resize_factory(op: Op, kept: Kept) -> None:
         op.set("size", [count(kept, d, s) for d, s in zip(value, sizes, strict=True)])
 
 
-@rule("zeros", "ones", "full", rewrite=_resize_factory)
+@rule("zeros", "ones", "full", "new_zeros", "new_ones", "new_full", rewrite=_resize_factory)
 def factory(op: Op) -> Value:
     """A tensor of one repeated value: any of its indices can go."""
     return tuple(op.fresh(s) for s in op.out_shape)
+
+
+@rule("sym_size")
+def size(op: Op) -> Value:
+    """A size that the graph computes with: it stays what it is."""
+    x = op.dims("self")
+    op.freeze(x[op.axis("dim", len(x))])
+    return None
 
 
 @rule("_assert_tensor_metadata", rewrite=lambda op, _: op.set("size", None))

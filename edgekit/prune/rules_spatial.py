@@ -123,6 +123,14 @@ def reduction(op: Op) -> Value:
     return [out for _ in found] if isinstance(found, tuple | list) else out
 
 
+@rule("grid_sampler")
+def grid_sampler(op: Op) -> Value:
+    """Pixels of every channel, taken from places that a grid names."""
+    x, grid = op.dims("input"), op.dims("grid")
+    op.freeze((*x[2:], *grid[1:]))
+    return (op.unite(x[0], grid[0]), x[1], *(Fixed(WINDOW) for _ in x[2:]))
+
+
 @rule("pixel_shuffle")
 def pixel_shuffle(op: Op) -> Value:
     """(…, c·r², h, w) → (…, c, r·h, r·w): the r² channels that make one go together."""
