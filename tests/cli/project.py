@@ -41,7 +41,7 @@ passes:
 branches:
   - name: x86
     target: x86-avx2
-    bench: "off"
+    bench: off
     passes:
       - kind: export-onnx
       - kind: quantize
