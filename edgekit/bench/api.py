@@ -34,7 +34,7 @@ from edgekit.bench.result import (
     Verdict,
 )
 from edgekit.bench.runtimes import Runtime
-from edgekit.errors import UsageError
+from edgekit.errors import UnavailableError, UsageError
 
 LEAST_DIFFERENCE = 0.03
 LEAST_FOR_MEDIAN = 20
