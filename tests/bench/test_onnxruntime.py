@@ -32,8 +32,10 @@ def test_options_reach_the_session(mlp):
         assert settings.get_session_config_entry("session.intra_op.allow_spinning") == "0"
 
 
-def test_a_bound_run_computes_what_infer_computes(mlp):
-    with OnnxRuntime(mlp, {}) as runtime:
+@pytest.mark.parametrize("bound", [True, False])
+def test_a_bound_run_computes_what_infer_computes(mlp, bound):
+    with OnnxRuntime(mlp, {"bound": bound}) as runtime:
+        assert runtime.options["bound"] is bound
         expected = runtime.infer(FEEDS)["y"]
         bound = {"x": FEEDS["x"].copy()}
         run = runtime.bind(bound)
