@@ -89,7 +89,7 @@ def integer_gemm_bias(graph: Graph) -> int:
         if gemm.op_type != "Gemm" or len(gemm.input) < 3 or not _plain_gemm(gemm):
             continue
         bias, weights = graph.array(gemm.input[2]), graph.producer(gemm.input[1])
-        inputs = graph.producer(gemm.input[0])
+        inputs = graph.dequantized(gemm.input[0])
         quantized = [r.op_type == "QuantizeLinear" for r in graph.readers(gemm.output[0])]
         if bias is None or bias.ndim != 1 or (quantized and all(quantized)):
             continue

@@ -69,7 +69,7 @@ class Graph:
         """Add or replace an initializer; gives its name."""
         from onnx import numpy_helper
 
-        tensor = numpy_helper.from_array(np.ascontiguousarray(value), name)
+        tensor = numpy_helper.from_array(np.asarray(value, order="C"), name)
         if name in self._arrays:
             self._arrays[name].CopyFrom(tensor)
         else:
@@ -151,6 +151,13 @@ class Graph:
             return name
         return str(quantize.input[0])
 
+    def dequantized(self, name: str) -> "onnx.NodeProto | None":
+        """The DequantizeLinear that a tensor comes from, through nodes that only move elements."""
+        made = self.producer(name)
+        while made is not None and made.op_type in _MOVES:
+            made = self.producer(made.input[0])
+        return made if made is not None and made.op_type == "DequantizeLinear" else None
+
     def weight(self, node: "onnx.NodeProto") -> tuple[str, bool] | None:
         """The weight of a layer.
 
@@ -173,6 +180,7 @@ class Graph:
         return None
 
 
+_MOVES = {"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"}
 _WEIGHT_PATH = {"DequantizeLinear", "QuantizeLinear", "Transpose", "Reshape", "Identity"}
 
 
