@@ -128,20 +128,28 @@ def load_weights(module: nn.Module, path: Path) -> None:
         raise UsageError(f"{path} does not exist.", "Check the path.")
     state = _read_state(path)
     own = module.state_dict()
-    problems = [f"missing {name}" for name in own if name not in state]
-    problems += [f"unexpected {name}" for name in state if name not in own]
-    problems += [
-        f"{name} is {tuple(value.shape)} in the file, {tuple(own[name].shape)} in the module"
-        for name, value in state.items()
-        if name in own and value.shape != own[name].shape
-    ]
-    if problems:
-        more = f", and {len(problems) - 5} more" if len(problems) > 5 else ""
+    kinds = {
+        "of another shape": [
+            f"{name} {tuple(value.shape)} instead of {tuple(own[name].shape)}"
+            for name, value in state.items()
+            if name in own and value.shape != own[name].shape
+        ],
+        "unexpected": [name for name in state if name not in own],
+        "missing": [name for name in own if name not in state],
+    }
+    if any(kinds.values()):
+        problems = "; ".join(f"{kind}: {_few(names)}" for kind, names in kinds.items() if names)
         raise UsageError(
-            f"{path.name} does not fit the module: {', '.join(problems[:5])}{more}.",
+            f"{path.name} does not fit the module; {problems}.",
             "Build the module that these weights were saved from.",
         )
     module.load_state_dict(state)
+
+
+def _few(names: Sequence[str]) -> str:
+    """The first names of a list, and how many more there are."""
+    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+    return ", ".join(names[:4]) + more
 
 
 def find_ties(module: nn.Module, names: set[str]) -> tuple[tuple[str, ...], ...]:

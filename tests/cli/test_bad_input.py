@@ -109,7 +109,7 @@ def test_weights_that_do_not_fit_name_the_tensors(edgekit: Command, tmp_path: Pa
         "-o",
         "out",
     )
-    assert_says(done, 2, "0.weight", "9.bias", "5.bias")
+    assert_says(done, 2, "0.weight (4, 8) instead of (32, 8)", "9.bias", "missing: 0.bias")
     assert not (tmp_path / "out").exists()
 
 
