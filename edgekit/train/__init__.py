@@ -1,1 +1,1 @@
-""""""
+"""Training: fine-tuning and recovery."""
