@@ -178,18 +178,19 @@ def _split(feed: Arrays, by_row: bool) -> Iterator[Arrays]:
         yield {name: value[i : i + 1] for name, value in feed.items()}
 
 
-def largest_magnitudes(runner: Runner, feeds: Iterable[Arrays]) -> dict[str, float]:
-    """max|x| of every output of a model over all feeds, one feed in memory at a time.
+def extremes(runner: Runner, feeds: Iterable[Arrays]) -> dict[str, tuple[float, float]]:
+    """Smallest and largest value of every output of a model over all feeds, one at a time.
 
     Args:
         runner: a model whose outputs are the tensors of interest.
         feeds: its inputs.
     """
-    found: dict[str, float] = {}
+    found: dict[str, tuple[float, float]] = {}
     for feed in feeds:
         for name, value in runner(feed).items():
-            top = float(np.abs(value).max()) if value.size else 0.0
-            found[name] = max(found.get(name, 0.0), top)
+            if value.size:
+                low, high = found.get(name, (float("inf"), float("-inf")))
+                found[name] = min(low, float(value.min())), max(high, float(value.max()))
     return found
 
 

@@ -13,6 +13,10 @@ from edgekit.quantize.graph import Graph
 if TYPE_CHECKING:
     import onnx
 
+Places = dict[str, list[tuple[str, int]]]
+Parameters = dict[str, tuple[NDArray[Any], NDArray[Any]]]
+
+_FUSED = {"Relu", "Clip"}
 _RANGE: dict[str, tuple[int, int]] = {"uint8": (0, 255), "int8": (-128, 127)}
 
 
@@ -29,7 +33,7 @@ def one_scale_per_activation(graph: Graph) -> int:
             continue
         low, high = _range_of(scale, zero)
         _requantize(
-            graph, quantize, *_parameters(low, high, str(zero.dtype), bool((zero == 0).all()))
+            graph, quantize, *parameters(low, high, str(zero.dtype), bool((zero == 0).all()))
         )
         count += 1
     graph.edit()
@@ -75,6 +79,84 @@ def activation_dtype(graph: Graph, dtype: str) -> int:
         count += 1
     graph.edit()
     return count
+
+
+def float_convolution_outputs(graph: Graph) -> Places:
+    """Outputs of quantized convolutions that inner float operators read, such as a SiLU.
+
+    ONNX Runtime's integer convolution is one with integers on both sides: without a pair on its
+    output it dequantizes input and weights and computes in float.
+
+    Returns:
+        Tensor name to (node name, input index) of its readers, for `placement.insert_pairs`.
+    """
+    found: Places = {}
+    for conv in graph.nodes:
+        held = graph.weight(conv) if conv.op_type == "Conv" else None
+        if held is None or not held[1] or graph.dequantized(conv.input[0]) is None:
+            continue
+        out = conv.output[0]
+        readers = graph.readers(out)
+        if len(readers) == 1 and readers[0].op_type in _FUSED and not graph.is_output(out):
+            out = readers[0].output[0]  # becomes part of the convolution
+            readers = graph.readers(out)
+        if graph.is_output(out) or any(r.op_type == "QuantizeLinear" for r in readers):
+            continue
+        found[out] = [(r.name, i) for r in readers for i, n in enumerate(r.input) if n == out]
+    return {tensor: readers for tensor, readers in found.items() if readers}
+
+
+def between_integers(graph: Graph, dtype: str) -> tuple[Places, Parameters]:
+    """Tensors between quantized ones, where a pair lets ONNX Runtime stay in integers.
+
+    The output of a Concat of tensors with one scale gets that scale again, which loses nothing. The
+    output of a SiLU's Sigmoid gets the scale 1/255, and the Sigmoid becomes a table.
+    """
+    where: Places = {}
+    found: Parameters = {}
+    for node in graph.nodes:
+        out = node.output[0] if node.output else ""
+        readers = graph.readers(out)
+        if not readers or graph.is_output(out) or any(_quantizes(r) for r in readers):
+            continue
+        if node.op_type == "Concat":
+            sources = [_pair(graph, name) for name in node.input]
+            first = sources[0]
+            if first is None or any(s is None or not _same(s, first) for s in sources):
+                continue
+            found[out] = first
+        elif node.op_type == "Sigmoid" and _in_quantized_silu(graph, node):
+            zero = 0 if dtype == "uint8" else -128
+            found[out] = np.array(1 / 255, np.float32), np.array(zero, dtype)
+        else:
+            continue
+        where[out] = [(r.name, i) for r in readers for i, n in enumerate(r.input) if n == out]
+    return where, found
+
+
+def _in_quantized_silu(graph: Graph, sigmoid: "onnx.NodeProto") -> bool:
+    readers = graph.readers(sigmoid.output[0])
+    if len(readers) != 1 or readers[0].op_type != "Mul" or _pair(graph, sigmoid.input[0]) is None:
+        return False
+    after = graph.readers(readers[0].output[0])
+    return sigmoid.input[0] in readers[0].input and bool(after) and all(map(_quantizes, after))
+
+
+def _quantizes(node: "onnx.NodeProto") -> bool:
+    return node.op_type == "QuantizeLinear"
+
+
+def _pair(graph: Graph, name: str) -> tuple[NDArray[Any], NDArray[Any]] | None:
+    """Scale and zero point of a dequantized tensor."""
+    made = graph.producer(name)
+    if made is None or made.op_type != "DequantizeLinear" or len(made.input) < 3:
+        return None
+    scale, zero = graph.array(made.input[1]), graph.array(made.input[2])
+    return None if scale is None or zero is None or scale.size > 1 else (scale, zero)
+
+
+def _same(a: tuple[NDArray[Any], NDArray[Any]], b: tuple[NDArray[Any], NDArray[Any]]) -> bool:
+    return bool(a[0] == b[0] and a[1] == b[1] and a[1].dtype == b[1].dtype)
 
 
 def integer_gemm_bias(graph: Graph) -> int:
@@ -133,7 +215,7 @@ def _range_of(scale: NDArray[Any], zero: NDArray[Any]) -> tuple[float, float]:
     return float(((low - z) * s).min()), float(((high - z) * s).max())
 
 
-def _parameters(
+def parameters(
     low: float, high: float, dtype: str, symmetric: bool
 ) -> tuple[NDArray[np.float32], NDArray[Any]]:
     """Scale and zero point that cover an interval; zero stays exact."""
@@ -157,7 +239,7 @@ def _widen(graph: Graph, kept: "onnx.NodeProto", other: "onnx.NodeProto") -> Non
         return
     (l1, h1), (l2, h2) = _range_of(s1, z1), _range_of(s2, z2)
     symmetric = bool((z1 == 0).all() and (z2 == 0).all()) and z1.dtype == z2.dtype
-    _requantize(graph, kept, *_parameters(min(l1, l2), max(h1, h2), str(z1.dtype), symmetric))
+    _requantize(graph, kept, *parameters(min(l1, l2), max(h1, h2), str(z1.dtype), symmetric))
 
 
 def _dequantize_of(graph: Graph, quantize: "onnx.NodeProto") -> "onnx.NodeProto":

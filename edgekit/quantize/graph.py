@@ -152,7 +152,7 @@ class Graph:
         return str(quantize.input[0])
 
     def dequantized(self, name: str) -> "onnx.NodeProto | None":
-        """The DequantizeLinear that a tensor comes from, through nodes that only move elements."""
+        """The DequantizeLinear that a tensor comes from, through nodes that compute nothing."""
         made = self.producer(name)
         while made is not None and made.op_type in _MOVES:
             made = self.producer(made.input[0])
@@ -180,7 +180,7 @@ class Graph:
         return None
 
 
-_MOVES = {"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"}
+_MOVES = {"MaxPool", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"}
 _WEIGHT_PATH = {"DequantizeLinear", "QuantizeLinear", "Transpose", "Reshape", "Identity"}
 
 

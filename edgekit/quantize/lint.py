@@ -185,6 +185,8 @@ def _weights(graph: Graph, node: "onnx.NodeProto", scheme: "IntegerScheme") -> I
 
 def _over_seven_bits(graph: Graph, node: "onnx.NodeProto", held: np.ndarray) -> bool:
     layers = [r for r in graph.readers(node.output[0]) if r.op_type in WEIGHTED]
+    if any(r.op_type == "Conv" for r in layers) and held.ndim > 2 and held.shape[1] == 1:
+        return False  # depthwise kernels sum in 32 bits
     return bool(layers) and int(np.abs(held.astype(np.int16)).max(initial=0)) > 64
 
 

@@ -15,9 +15,10 @@ Scales are symmetric, max|x|/127 over the calibration samples; NNCF's uint8 rang
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgekit.quantize.graph import CONVOLUTIONS, WEIGHTED, Graph
 
@@ -98,21 +99,39 @@ def insert(
     Returns:
         How many pairs were inserted.
     """
+    joint = _shared(graph, where, magnitudes)
+    zero = np.array(0, np.int8)
+    scales = {t: np.array(top / LEVELS if top > 0 else 1.0, np.float32) for t, top in joint.items()}
+    return insert_pairs(graph, where, {tensor: (scales[tensor], zero) for tensor in where})
+
+
+def insert_pairs(
+    graph: Graph,
+    where: Mapping[str, list[tuple[str, int]]],
+    parameters: Mapping[str, tuple[NDArray[np.float32], NDArray[Any]]],
+) -> int:
+    """Insert a Q/DQ pair on each tensor, for some of its readers.
+
+    Args:
+        graph: is edited.
+        where: tensor name to (node name, input index) of the readers.
+        parameters: scale and zero point of each tensor, scalars.
+
+    Returns:
+        How many pairs were inserted.
+    """
     from onnx import helper
 
     nodes = {n.name: n for n in graph.nodes}
-    joint = _shared(graph, where, magnitudes)
-    before: dict[int, list[onnx.NodeProto]] = {}
     order = {n.name: i for i, n in enumerate(graph.nodes)}
-    zero = graph.set_array(graph.unique("quantize/zero"), np.array(0, np.int8))
+    before: dict[int, list[onnx.NodeProto]] = {}
     for tensor, readers in where.items():
-        top = joint[tensor]
-        scale = np.array(top / LEVELS if top > 0 else 1.0, np.float32)
-        s = graph.set_array(graph.unique(f"{tensor}/scale"), scale)
+        s = graph.set_array(graph.unique(f"{tensor}/scale"), parameters[tensor][0])
+        z = graph.set_array(graph.unique(f"{tensor}/zero"), parameters[tensor][1])
         q, dq = graph.unique(f"{tensor}/QuantizeLinear"), graph.unique(f"{tensor}/DequantizeLinear")
         pair = [
-            helper.make_node("QuantizeLinear", [tensor, s, zero], [q], name=q),
-            helper.make_node("DequantizeLinear", [q, s, zero], [dq], name=dq),
+            helper.make_node("QuantizeLinear", [tensor, s, z], [q], name=q),
+            helper.make_node("DequantizeLinear", [q, s, z], [dq], name=dq),
         ]
         for name, index in readers:
             nodes[name].input[index] = dq

@@ -110,7 +110,7 @@ def quantize_onnx(
     shown: Progress = Silent() if progress is None else progress
     np.random.seed(seed)  # noqa: NPY002 - NNCF draws from the global generator
     model, warnings = prepare(read_onnx(src))
-    ignored = exclusions(model, config)
+    ignored = exclusions(model, config, scheme)
     inputs, _ = specs(model)
     with _samples(inputs, calibration, config, shown, warnings) as samples:
         with shown.task("quantize", None):
@@ -203,12 +203,15 @@ def _own_biases(graph: Graph) -> None:
     graph.edit()
 
 
-def exclusions(model: "onnx.ModelProto", config: PtqConfig) -> dict[str, str]:
+def exclusions(
+    model: "onnx.ModelProto", config: PtqConfig, scheme: "IntegerScheme"
+) -> dict[str, str]:
     """Which nodes stay in float, and why.
 
     Args:
         model: float32.
         config: patterns and limits.
+        scheme: whose runtime must have a kernel.
 
     Returns:
         Node name to reason.
@@ -227,6 +230,8 @@ def exclusions(model: "onnx.ModelProto", config: PtqConfig) -> dict[str, str]:
             )
         found.update(dict.fromkeys(matched, f"excluded by {pattern!r}"))
     for node in graph.nodes:
+        if node.op_type == "ConvTranspose" and not scheme.skip_input_of_add:
+            found.setdefault(node.name, "ONNX Runtime has no int8 kernel for ConvTranspose")
         channels = _channels(graph, node)
         if channels and min(channels) < config.minimum_channels:
             reason = f"{min(channels)} channels, fewer than {config.minimum_channels}"
@@ -262,18 +267,34 @@ def _mend(
     if scheme.skip_input_of_add:
         done = {"activation pairs taken out": placement.strip_activations(graph)}
         where = placement.places(graph)
-        magnitudes = _magnitudes(model, tuple(where), samples)
+        found = _extremes(model, tuple(where), samples)
+        magnitudes = {name: max(-low, high) for name, (low, high) in found.items()}
         done["symmetric int8 pairs placed"] = placement.insert(graph, where, magnitudes)
     else:
-        done = {
-            "activations to one scale": dialect.one_scale_per_activation(graph),
-            "pairs shared": dialect.one_pair_per_activation(graph),
-            f"activations to {scheme.activation}": dialect.activation_dtype(
-                graph, scheme.activation
-            ),
-        }
+        done = _mend_for_onnxruntime(graph, scheme, samples)
     model.graph.ClearField("value_info")
     return {what: count for what, count in done.items() if count}
+
+
+def _mend_for_onnxruntime(
+    graph: Graph, scheme: "IntegerScheme", samples: calibration.Samples
+) -> dict[str, int]:
+    dtype = scheme.activation
+    done = {
+        "activations to one scale": dialect.one_scale_per_activation(graph),
+        "pairs shared": dialect.one_pair_per_activation(graph),
+        f"activations to {dtype}": dialect.activation_dtype(graph, dtype),
+    }
+    where, known = dialect.between_integers(graph, dtype)
+    done["pairs between integers"] = placement.insert_pairs(graph, where, known)
+    where = dialect.float_convolution_outputs(graph)
+    found = _extremes(graph.model, tuple(where), samples)
+    symmetric = scheme.activation_symmetric
+    pairs = {n: dialect.parameters(*limits, dtype, symmetric) for n, limits in found.items()}
+    done["convolution outputs quantized"] = placement.insert_pairs(graph, where, pairs)
+    where, known = dialect.between_integers(graph, dtype)
+    done["pairs between integers"] += placement.insert_pairs(graph, where, known)
+    return done
 
 
 def _correct(
@@ -293,20 +314,19 @@ def _correct(
     return left
 
 
-def _magnitudes(
+def _extremes(
     model: "onnx.ModelProto", tensors: tuple[str, ...], samples: calibration.Samples
-) -> dict[str, float]:
-    """max|x| of inner tensors over the calibration samples."""
-    inputs = {i.name for i in model.graph.input}
+) -> dict[str, tuple[float, float]]:
+    """Smallest and largest value of tensors over the calibration samples."""
+    inputs = {i.name for i in model.graph.input}.intersection(tensors)
     inner = tuple(name for name in tensors if name not in inputs)
-    found: dict[str, float] = {}
+    found: dict[str, tuple[float, float]] = {}
     if inner:
         # Unoptimized: ONNX Runtime's NCHWc fusions remove tensors that are outputs.
         runner = check.onnx_runner(bias.watch(model, inner), optimize=False)
-        found = calibration.largest_magnitudes(runner, samples)
-    for feed in samples:
-        for name in inputs.intersection(tensors):
-            found[name] = max(found.get(name, 0.0), float(np.abs(feed[name]).max(initial=0.0)))
+        found = calibration.extremes(runner, samples)
+    if inputs:
+        found |= calibration.extremes(lambda feed: {name: feed[name] for name in inputs}, samples)
     return found
 
 
