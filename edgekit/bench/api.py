@@ -2,12 +2,12 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from edgekit.bench import conditions, statistics
 from edgekit.bench.comparison import noise_floor, paired_ratio
@@ -15,9 +15,10 @@ from edgekit.bench.energy import measure_energy, open_meter
 from edgekit.bench.fingerprint import fingerprint
 from edgekit.bench.measure import (
     Loaded,
+    Opener,
     Say,
     Subject,
-    load,
+    all_loaded,
     measure_rounds,
     open_runtime,
     warm_all,
@@ -33,11 +34,10 @@ from edgekit.bench.result import (
     SubjectResult,
     Verdict,
 )
-from edgekit.bench.runtimes import Runtime
 from edgekit.errors import UnavailableError, UsageError
 
 LEAST_DIFFERENCE = 0.03
-LEAST_FOR_MEDIAN = 20
+LEAST_FOR_MEDIAN = 12
 
 
 def bench(
@@ -48,7 +48,7 @@ def bench(
     say: Say | None = None,
     meters: Sequence[str | Meter] = (),
     clock: Clock | None = None,
-    opener: Callable[[Subject], Runtime] = open_runtime,
+    opener: Opener = open_runtime,
 ) -> BenchResult:
     """Measure models on this machine: latency always, energy where there is a meter.
 
@@ -75,17 +75,16 @@ def bench(
     clock, say = clock or SystemClock(), say or _silent
     _check_names(subjects, baseline)
     before = conditions.snapshot()
-    with ExitStack() as stack:
-        loaded = [load(each, stack, clock, opener) for each in subjects]
+    with all_loaded(subjects, clock, opener) as loaded:
         warm_all(loaded, protocol, clock, say)
-        measure_rounds(loaded, protocol, clock, say)
+        loads = measure_rounds(loaded, protocol, clock, say)
         after = conditions.snapshot()
         energies = _energies(loaded, meters, protocol, clock, say)
         say(0.97, "statistics")
         results = tuple(
             summarize(each, protocol, energy) for each, energy in zip(loaded, energies, strict=True)
         )
-        comparisons, floor = compare(loaded, baseline, protocol)
+        comparisons, floor = compare(loaded, loads, baseline, protocol)
     say(1.0, "done")
     return BenchResult(
         device=fingerprint(),
@@ -136,7 +135,10 @@ def summarize(loaded: Loaded, protocol: Protocol, energy: Energy) -> SubjectResu
 
 
 def compare(
-    loaded: Sequence[Loaded], baseline: str | None, protocol: Protocol
+    loaded: Sequence[Loaded],
+    loads: npt.NDArray[np.int32],
+    baseline: str | None,
+    protocol: Protocol,
 ) -> tuple[dict[str, Comparison], Figure]:
     """Compare every other subject with the baseline, round by round."""
     if baseline is None:
@@ -149,7 +151,7 @@ def compare(
     for each in loaded:
         if each is base:
             continue
-        ratio, low, high = paired_ratio(base_logs - each.log_medians())
+        ratio, low, high = paired_ratio(base_logs - each.log_medians(), loads)
         found[each.subject.name] = Comparison(
             subject=each.subject.name,
             baseline=baseline,
@@ -157,6 +159,7 @@ def compare(
             verdict=verdict(ratio, low, high, threshold) if floor is not None else "inconclusive",
             threshold=threshold,
             rounds=len(base_logs),
+            loads=int(loads[-1]) + 1,
         )
     if floor is None:
         return found, Figure.unavailable("fraction", "There were too few rounds.")

@@ -9,8 +9,10 @@ import math
 from functools import lru_cache
 
 import numpy as np
+import numpy.typing as npt
 
-from edgekit.bench.statistics import CONFIDENCE, Floats, lag1, normal_quantile, ranks
+from edgekit.bench.quantiles import normal_quantile, student_quantile
+from edgekit.bench.statistics import CONFIDENCE, Floats, lag1, ranks
 
 
 @lru_cache(maxsize=256)
@@ -28,8 +30,13 @@ def _signed_rank_depth(n: int, confidence: float) -> int:
     return int(np.searchsorted(np.cumsum(pmf), (1 - confidence) / 2, side="right"))
 
 
+LEAST_LOADS = 4
+
+
 def paired_ratio(
-    log_ratios: Floats, confidence: float = CONFIDENCE
+    log_ratios: Floats,
+    loads: npt.NDArray[np.int32] | None = None,
+    confidence: float = CONFIDENCE,
 ) -> tuple[float, float | None, float | None]:
     """Ratio and interval from one log-ratio for each interleaved round.
 
@@ -37,8 +44,12 @@ def paired_ratio(
     and Chicken, Nonparametric Statistical Methods, 3rd ed., section 3.4): exact for few rounds, and
     a round in which something else ran hardly moves it. Correlated rounds widen the interval.
 
+    Rounds of one load share where the models lie in memory, so with several loads the interval is
+    never narrower than Student's over the loads' medians.
+
     Args:
         log_ratios: shape (rounds,), natural logarithms.
+        loads: shape (rounds,), which load of the models each round belongs to.
         confidence: two-sided.
 
     Returns:
@@ -56,7 +67,20 @@ def paired_ratio(
     widen = math.sqrt((1 + phi) / (1 - phi))
     low = centre + (float(walsh[depth - 1]) - centre) * widen
     high = centre + (float(walsh[len(walsh) - depth]) - centre) * widen
+    half = _half_width_over_loads(log_ratios, loads, confidence)
+    low, high = min(low, centre - half), max(high, centre + half)
     return math.exp(centre), math.exp(low), math.exp(high)
+
+
+def _half_width_over_loads(
+    log_ratios: Floats, loads: npt.NDArray[np.int32] | None, confidence: float
+) -> float:
+    if loads is None or len(np.unique(loads)) < LEAST_LOADS:
+        return 0.0
+    numbers = np.unique(loads)
+    medians = np.array([np.median(log_ratios[loads == number]) for number in numbers])
+    spread = float(medians.std(ddof=1)) / math.sqrt(len(medians))
+    return student_quantile(0.5 + confidence / 2, len(medians) - 1) * spread
 
 
 def noise_floor(log_blocks: Floats, *, seed: int, confidence: float = CONFIDENCE) -> float | None:

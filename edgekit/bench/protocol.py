@@ -56,6 +56,8 @@ class Protocol:
         settle_s: untimed running at the start of a block, to refill the caches that the subject
             before has emptied (at least one inference).
         min_rounds: least interleaved rounds.
+        loads: how often the models are loaded anew over `min_rounds` rounds, the first included.
+        reload_s: seconds that may be spent on that; no load is begun after them.
         min_s: least timed seconds of each subject.
         quantile: the highest percentile wanted; with `exceedances` it sets the least sample size.
         above: samples that shall lie beyond the bound of that percentile.
@@ -75,6 +77,8 @@ class Protocol:
     block_s: float = 0.2
     settle_s: float = 0.01
     min_rounds: int = 40
+    loads: int = 8
+    reload_s: float = 30.0
     min_s: float = 10.0
     quantile: float = 0.99
     above: int = 1
@@ -85,8 +89,16 @@ class Protocol:
     windows: int = 5
 
     def __post_init__(self) -> None:
-        positive = ("warmup_block_s", "block_s", "min_rounds", "min_s", "max_s", "resamples")
-        for name in positive:
+        positive = (
+            "warmup_block_s",
+            "block_s",
+            "min_rounds",
+            "loads",
+            "min_s",
+            "max_s",
+            "resamples",
+        )
+        for name in (*positive, "resamples"):
             if getattr(self, name) <= 0:
                 raise UsageError(f"The protocol's {name} must be over 0.", "Give a larger value.")
         if not 0 < self.quantile < 1:
@@ -110,6 +122,8 @@ class Protocol:
             block_s=0.04,
             settle_s=0.004,
             min_rounds=20,
+            loads=5,
+            reload_s=2.0,
             min_s=0.8,
             quantile=0.9,
             above=0,

@@ -142,6 +142,8 @@ class Comparison:
             `threshold`; else `inconclusive`.
         threshold: the larger of 3 % and the A/A floor, as a fraction.
         rounds: interleaved rounds, the number of pairs.
+        loads: how often the models were loaded; under 4, the interval does not know how much a
+            model's place in memory matters.
     """
 
     subject: str
@@ -150,6 +152,7 @@ class Comparison:
     verdict: Verdict
     threshold: float
     rounds: int
+    loads: int
 
 
 @dataclass(frozen=True)

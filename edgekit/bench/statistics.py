@@ -15,6 +15,8 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
+from edgekit.bench.quantiles import normal_quantile, student_quantile
+
 Floats = npt.NDArray[np.float64]
 Samples = npt.NDArray[np.float64] | npt.NDArray[np.int64]
 
@@ -287,11 +289,9 @@ def _few_blocks_factor(n: int, tau: float, confidence: float) -> float:
     decay by a constant factor is 1 - (tau^2 - 1) / (2 tau length).
     """
     length = block_length(n, tau)
-    z, freedom = normal_quantile(0.5 + confidence / 2), max(3.0, n / length - 1)
-    # Cornish and Fisher's expansion of Student's quantile.
-    student = z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+    student = student_quantile(0.5 + confidence / 2, max(3.0, n / length - 1))
     kept = max(0.25, 1 - (tau**2 - 1) / (2 * tau * length))
-    return student / z / math.sqrt(kept)
+    return student / normal_quantile(0.5 + confidence / 2) / math.sqrt(kept)
 
 
 def _order_interval(samples: Samples, effective: float, confidence: float) -> tuple[float, float]:
@@ -321,18 +321,6 @@ def ratio_interval(
         for place, each in enumerate((numerator, denominator))
     )
     return _central(above / below, confidence)
-
-
-def normal_quantile(probability: float) -> float:
-    """Quantile of the standard normal distribution, by bisection."""
-    low, high = -10.0, 10.0
-    for _ in range(80):
-        middle = (low + high) / 2
-        if math.erfc(-middle / math.sqrt(2)) / 2 < probability:
-            low = middle
-        else:
-            high = middle
-    return low
 
 
 def _central(values: Floats, confidence: float) -> tuple[float, float]:

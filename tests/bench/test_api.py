@@ -40,7 +40,7 @@ def run(fake, clock, protocol=PROTOCOL, baseline=None, **durations):
 
 
 def test_figures_of_one_model(fake, clock):
-    result, runtimes = run(fake, clock, a=noisy(1e6))
+    result, runtimes = run(fake, clock, a=noisy(1e6, seed=3))
     one = result.subject("a")
     assert one.p50_ms.low <= 1.0 <= one.p50_ms.high
     assert one.p50_ms.label == "measured"
@@ -54,7 +54,7 @@ def test_figures_of_one_model(fake, clock):
     assert one.options == {"fake": True}
     assert result.comparisons == {}
     assert result.aa_floor.label == "unavailable"
-    assert runtimes["a"].left == 1
+    assert runtimes["a"].left == runtimes["a"].entered >= 1
 
 
 def test_first_inference_is_reported_on_its_own(fake, clock):
@@ -139,7 +139,7 @@ def test_every_round_holds_every_subject_in_random_order(fake, clock):
     rounds = {name: result.raw[name].round for name in "ab"}
     assert set(rounds["a"]) == set(rounds["b"])
     changes = len(order) / len(set(rounds["a"]))
-    assert 1.2 < changes < 1.8  # strictly alternating blocks would give 2
+    assert 1.2 < changes < 1.95  # strictly alternating blocks would give 2 or more
 
 
 def test_an_interrupt_reaches_the_caller_and_frees_the_models(fake, clock):
@@ -151,7 +151,7 @@ def test_an_interrupt_reaches_the_caller_and_frees_the_models(fake, clock):
     subjects, opener, runtimes = fake(a=stop, b=noisy(1e6))
     with pytest.raises(KeyboardInterrupt):
         bench(subjects, PROTOCOL, clock=clock, opener=opener)
-    assert [each.left for each in runtimes.values()] == [1, 1]
+    assert all(each.left == each.entered >= 1 for each in runtimes.values())
 
 
 def test_a_model_that_does_not_load_frees_those_before_it(fake, clock):
@@ -165,7 +165,7 @@ def test_a_model_that_does_not_load_frees_those_before_it(fake, clock):
     )
     with pytest.raises(UsageError, match=r"b\.onnx"):
         bench(subjects, PROTOCOL, clock=clock, opener=opener)
-    assert runtimes["a"].left == 1
+    assert runtimes["a"].left == runtimes["a"].entered >= 1
 
 
 def test_names_are_checked_before_anything_is_loaded(fake, clock):
@@ -240,3 +240,57 @@ def test_conditions_and_device_are_recorded(fake, clock):
     assert result.conditions["threads"]["affinity"]
     assert result.peak_rss_bytes > 1 << 20
     assert result.complete
+
+
+def lying_somewhere(base_ns, loads, seed):
+    """A model that is up to 10 % slower or faster from one load to the next."""
+    generator = np.random.default_rng(seed)
+    places, noise = {}, noisy(base_ns, 0.01, seed)
+
+    def duration(now, count):
+        place = places.setdefault(loads(), float(np.exp(generator.normal(0, 0.05))))
+        return noise(now, count) * place
+
+    return duration
+
+
+@pytest.mark.parametrize(("loads", "least", "most"), [(10, 0, 2), (1, 8, 20)])
+def test_where_a_model_lies_in_memory_is_not_taken_for_a_difference(
+    fake, clock, loads, least, most
+):
+    protocol = dataclasses.replace(
+        PROTOCOL, loads=loads, min_rounds=20, min_s=0.2, above=0, quantile=0.9
+    )
+    verdicts = []
+    for seed in range(20):
+        subjects, opener, runtimes = fake(
+            a=lying_somewhere(1e6, lambda: runtimes["a"].entered, 2 * seed),  # noqa: B023
+            b=lying_somewhere(1e6, lambda: runtimes["b"].entered, 2 * seed + 1),  # noqa: B023
+        )
+        result = bench(subjects, protocol, baseline="a", clock=clock, opener=opener)
+        assert result.comparisons["b"].loads == loads
+        verdicts.append(result.comparisons["b"].verdict)
+    wrong = len(verdicts) - verdicts.count("inconclusive")
+    assert least <= wrong <= most
+
+
+def test_models_that_load_slowly_are_not_loaded_for_ever(fake, clock):
+    protocol = dataclasses.replace(PROTOCOL, reload_s=0.03)
+    result, runtimes = run(fake, clock, protocol, "a", a=noisy(1e6), b=noisy(1e6))
+    assert result.comparisons["b"].loads == 2
+    assert runtimes["a"].entered == runtimes["a"].left == 2
+
+
+def test_a_model_that_does_not_load_again_frees_the_others(fake, clock):
+    subjects, _, runtimes = fake(a=noisy(1e6), b=noisy(1e6))
+    seen = []
+
+    def opener(subject):
+        seen.append(subject.name)
+        if seen.count("b") == 2:
+            raise UsageError("b.onnx has vanished.", "Put it back.")
+        return runtimes[subject.name]
+
+    with pytest.raises(UsageError, match="vanished"):
+        bench(subjects, PROTOCOL, clock=clock, opener=opener)
+    assert all(each.left == each.entered for each in runtimes.values())

@@ -149,7 +149,7 @@ def test_an_interrupt_in_a_window_goes_through(clock, fake):
     subjects, opener, runtimes = fake(a=stop)
     with pytest.raises(KeyboardInterrupt):
         bench(subjects, PROTOCOL, meters=[board], clock=clock, opener=opener)
-    assert runtimes["a"].left == 1
+    assert runtimes["a"].left == runtimes["a"].entered >= 1
 
 
 def test_an_estimating_meter_is_labelled_so(measured, clock):

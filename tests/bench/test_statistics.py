@@ -8,6 +8,7 @@ import pytest
 
 from edgekit.bench import statistics
 from edgekit.bench.comparison import noise_floor, paired_ratio
+from edgekit.bench.quantiles import student_quantile
 
 NORMAL = NormalDist()
 SPREAD = 0.1
@@ -245,3 +246,10 @@ def test_noise_floor_follows_the_noise():
     loud = [noise_floor(generator.normal(0, 0.10, 40), seed=0) for _ in range(50)]
     assert np.mean(quiet) == pytest.approx(1.96 * 0.01 * math.sqrt(2 / 20), rel=0.15)
     assert np.mean(loud) > 8 * np.mean(quiet)
+
+
+@pytest.mark.parametrize(
+    ("freedom", "table"), [(4, 2.7764), (7, 2.3646), (9, 2.2622), (30, 2.0423), (1e9, 1.95996)]
+)
+def test_students_quantile_is_that_of_the_tables(freedom, table):
+    assert student_quantile(0.975, freedom) == pytest.approx(table, rel=0.003)

@@ -155,8 +155,8 @@ class OnnxRuntime:
     def bind(self, feeds: Feeds) -> Callable[[], object]:
         """Bind inputs and outputs once; the returned call is one run and nothing else.
 
-        On the CPU nothing is copied. On another provider nothing is bound: inputs are on the host, so
-        that each run counts the transfers as a caller would see them.
+        On the CPU nothing is copied. On another provider nothing is bound: inputs are on the host,
+        so that each run counts the transfers as a caller would see them.
         """
         check_feeds(self.inputs, feeds, self._model)
         session, errors = self._session, _load_errors()
