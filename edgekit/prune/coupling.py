@@ -106,7 +106,7 @@ class _Walk:
     def _register(self) -> None:
         """Give atoms to every tensor that the graph reads; one tensor has one set of atoms."""
         for node in self.module.graph.nodes:
-            if node.op != "get_attr":
+            if node.op != "get_attr" or not node.users:
                 continue
             tensor = attribute(self.module, str(node.target))
             if not isinstance(tensor, Tensor):
@@ -138,7 +138,7 @@ class _Walk:
             return self._fixed(node, INPUT)
         if node.op == "get_attr":
             tensor = attribute(self.module, str(node.target))
-            return self.tensors[id(tensor)][1] if isinstance(tensor, Tensor) else None
+            return self.tensors[id(tensor)][1] if id(tensor) in self.tensors else None
         if node.op == "output":
             self._freeze_inputs(node, OUTPUT)
             return None

@@ -73,7 +73,7 @@ def _totals(coupling: Coupling, importance: str, gradients: Mapping[str, Tensor]
             if isinstance(dim, Fixed):
                 continue
             others = [a for a in range(weight.dim()) if a != axis]
-            slices = (weight.sum(dim=others) if others else weight).numpy()
+            slices = (weight.sum(dim=others, dtype=torch.float64) if others else weight).numpy()
             roots = coupling.solution.roots[dim]
             np.add.at(total, roots, slices)
             members[np.unique(roots)] += 1
@@ -104,8 +104,8 @@ def _members(coupling: Coupling, importance: str) -> dict[str, Dims]:
 def _magnitude(
     coupling: Coupling, name: str, importance: str, gradients: Mapping[str, Tensor]
 ) -> Tensor | None:
-    """The elements' own scores, float64, shape like the tensor."""
-    weight: Tensor = attribute(coupling.module, name).detach().to("cpu", torch.float64)
+    """The elements' own scores, shape like the tensor."""
+    weight: Tensor = attribute(coupling.module, name).detach().to("cpu")
     if importance == "l1" or importance == "bn-scale":
         return weight.abs()
     if importance == "l2":
@@ -113,4 +113,4 @@ def _magnitude(
     gradient = next((gradients[a] for a in coupling.aliases[name] if a in gradients), None)
     if gradient is None:
         return None
-    return (weight * gradient.detach().to("cpu", torch.float64)).square()
+    return (weight * gradient.detach().to("cpu")).square()

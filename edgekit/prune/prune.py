@@ -61,12 +61,12 @@ def prune(
     kept = _decide(program, families, config, scores, before, fixed, warnings)
     _warn_of_whole(families, config, warnings)
     keep = _keep(families, scores, kept)
+    pruned, error, dtype = program, 0.0, "float64"
     if np.array_equal(kept, families.full()):
         warnings.append("Nothing was removed: every layer is at its minimum or multiple already.")
-        pruned, after, error, dtype = program, before, 0.0, "float64"
     else:
         pruned, error, dtype = _shrink_and_check(program, coupling, keep, seed)
-        after = cost(pruned)
+    after = cost(pruned)
     report = PruneReport(
         groups=group_changes(families, kept),
         frozen=frozen,
@@ -192,7 +192,8 @@ def _shrink_and_check(
     program: Program, coupling: Coupling, keep: Keep, seed: int
 ) -> tuple[Program, float, str]:
     """Shrink, capture again, and compare with the masked original."""
-    inputs = program.example_inputs(batch=2, seed=seed)
+    device = next(coupling.module.parameters()).device
+    inputs = tuple(t.to(device) for t in program.example_inputs(batch=2, seed=seed))
     expected, dtype = _expect(coupling, keep, inputs)
     pruned = rebuild(shrink(coupling, keep), program)
     error = _error(pruned.module(), expected, inputs, dtype)

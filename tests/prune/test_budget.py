@@ -22,7 +22,7 @@ def families_of(program):
     return find_families(analyse(program.module()), program.name_map())
 
 
-@pytest.mark.parametrize("name", ["mobilenet", "grouped", "attention", "products"])
+@pytest.mark.parametrize("name", ["grouped", "attention", "products"])
 def test_the_model_predicts_the_cost_exactly(name):
     program = nets.program(name)
     families = families_of(program)
@@ -36,7 +36,7 @@ def test_the_model_predicts_the_cost_exactly(name):
 
 
 @pytest.mark.parametrize("allocation", ["uniform", "global"])
-@pytest.mark.parametrize(("what", "share"), [("macs", 0.3), ("macs", 0.6), ("parameters", 0.3)])
+@pytest.mark.parametrize(("what", "share"), [("macs", 0.3), ("parameters", 0.5)])
 @pytest.mark.parametrize("multiple", [None, 4])
 def test_no_network_that_keeps_more_fits_the_budget(allocation, what, share, multiple):
     program = nets.program("flattened")
