@@ -45,7 +45,6 @@ def runtime(name, model):
         pytest.skip(probe.reason)
     if name != "onnxruntime":
         from edgekit.lower.tensorrt import build_engine
-
         from edgekit.progress import Silent
 
         engine = model.with_suffix(".engine")
