@@ -1,0 +1,95 @@
+"""Engines build without a GPU, and failures name the node, the shape or what to install."""
+
+import json
+from pathlib import Path
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from edgekit.artifact import TensorSpec
+from edgekit.errors import PassError, UnavailableError, UsageError
+from edgekit.lower import tensorrt
+
+HERE = tensorrt.available("tensorrt-rtx")[0]
+needs_builder = pytest.mark.skipif(not HERE, reason="tensorrt-rtx is not installed")
+
+
+@needs_builder
+def test_an_engine_for_three_generations(residual_onnx: Path, tmp_path: Path) -> None:
+    engine = tmp_path / "model.engine"
+    report = tensorrt.build_engine(
+        residual_onnx, engine, compute_capabilities=("8.6", "8.9", "12.0")
+    )
+    assert engine.stat().st_size == report.size_bytes > 0
+    assert report.parser_warnings == ()
+    assert report.shapes["image"] == ((1, 1, 12, 12), (1, 1, 12, 12), (8, 1, 12, 12))
+    said = json.loads((tmp_path / "model.engine.json").read_text())
+    assert said["compute_capabilities"] == ["8.6", "8.9", "12.0"]
+    assert said["input_sha256"] == report.input_sha256
+    assert said["flags"] == ["STRONGLY_TYPED"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "model.engine",
+        "model.engine.json",
+    ]
+
+
+@needs_builder
+def test_the_parser_names_what_it_refuses(tmp_path: Path) -> None:
+    node = helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"], name="my/layer")
+    outputs = [helper.make_tensor_value_info("s", TensorProto.FLOAT, [])]
+    graph = helper.make_graph(
+        [node], "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 3])], outputs
+    )
+    path = tmp_path / "model.onnx"
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path
+    )
+    with pytest.raises(PassError, match=r"my/layer.*DynamicQuantizeLinear"):
+        tensorrt.build_engine(path, tmp_path / "e", compute_capabilities=("8.6",))
+    assert not (tmp_path / "e").exists()
+
+
+@needs_builder
+@pytest.mark.parametrize("wanted", [(), ("3.5",)])
+def test_an_unknown_compute_capability(
+    residual_onnx: Path, tmp_path: Path, wanted: tuple[str, ...]
+) -> None:
+    with pytest.raises(UsageError, match="compute capability") as error:
+        tensorrt.build_engine(residual_onnx, tmp_path / "e", compute_capabilities=wanted)
+    assert "8.9" in error.value.hint
+
+
+def test_a_missing_builder_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(tensorrt.MODULES, "tensorrt", "no_such_tensorrt")
+    with pytest.raises(UnavailableError, match="no_such_tensorrt") as error:
+        tensorrt.build_engine(tmp_path / "m.onnx", tmp_path / "e", runtime="tensorrt")
+    assert "edgekit[tensorrt]" in error.value.hint
+    assert error.value.exit_code == 3
+
+
+IMAGE = TensorSpec(name="image", dtype="float32", shape=("batch", 3, "h", "w"))
+FLAT = TensorSpec(name="x", dtype="float32", shape=("batch", 4))
+FIXED = TensorSpec(name="x", dtype="float32", shape=(2, 4))
+
+
+def test_profiles() -> None:
+    assert tensorrt.profile_shapes([FLAT], None) == {"x": ((1, 4), (1, 4), (8, 4))}
+    assert tensorrt.profile_shapes([FIXED], None) == {}
+    given = ((1, 3, 32, 32), (1, 3, 64, 64), (4, 3, 64, 64))
+    assert tensorrt.profile_shapes([IMAGE], {"image": given}) == {"image": given}
+
+
+@pytest.mark.parametrize(
+    ("spec", "shapes", "message"),
+    [
+        (IMAGE, None, "dynamic dimensions besides the batch"),
+        (FLAT, {"y": ((1, 4),) * 3}, "does not have"),
+        (FLAT, {"x": ((1, 5),) * 3}, "do not fit"),
+        (FLAT, {"x": ((2, 4), (1, 4), (8, 4))}, "do not fit"),
+        (FLAT, {"x": ((1,), (1,), (8,))}, "do not fit"),
+    ],
+)
+def test_shapes_that_do_not_fit(spec: TensorSpec, shapes: object, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        tensorrt.profile_shapes([spec], shapes)  # type: ignore[arg-type]
