@@ -15,6 +15,7 @@ from edgekit.progress import Progress, Silent
 if TYPE_CHECKING:
     from edgekit.data import Dataset
     from edgekit.graph.cost import Cost
+    from edgekit.metrics import Task
 
 Arrays = dict[str, NDArray[Any]]
 Predictor = Callable[[Mapping[str, NDArray[Any]]], Arrays]
@@ -46,7 +47,9 @@ def open_artifact(path: Path, imports: Sequence[str] = ()) -> Artifact:
     )
 
 
-def _specs(path: Path, imports: Sequence[str]) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+def _specs(
+    path: Path, imports: Sequence[str]
+) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
     if path.suffix == ".onnx":
         from edgekit.graph.onnx_model import read_onnx, specs
 
@@ -57,9 +60,7 @@ def _specs(path: Path, imports: Sequence[str]) -> tuple[tuple[TensorSpec, ...], 
     return program.inputs, program.outputs
 
 
-def predictor(
-    artifact: Artifact, *, threads: int = 1, imports: Sequence[str] = ()
-) -> Predictor:
+def predictor(artifact: Artifact, *, threads: int = 1, imports: Sequence[str] = ()) -> Predictor:
     """Something that runs an artifact on a batch: ONNX Runtime or torch, on the CPU.
 
     Raises:
@@ -147,15 +148,14 @@ def predict(
     count = data.count(split)
     if count == 0:
         raise UsageError(f"The {split} split is empty.", "Give it samples in `data: split:`.")
-    names = match_inputs(artifact, [s.name for s in data.inputs])
+    data = data.for_model(artifact.inputs)
     fixed = _fixed_batch(artifact)
     run = predictor(artifact, threads=threads, imports=imports)
     rows: dict[str, list[NDArray[Any]]] = {}
     with (progress or Silent()).task(f"evaluate {artifact.made_by}", count) as task:
         for batch in data.batches(split, fixed or batch_size):
             n = len(batch.ids)
-            feeds = {name: batch.inputs[source] for name, source in names.items()}
-            outputs = run(_padded(feeds, fixed)) if fixed else run(feeds)
+            outputs = run(_padded(batch.inputs, fixed) if fixed else batch.inputs)
             for name, value in outputs.items():
                 if value.ndim == 0 or len(value) < n:
                     raise UsageError(
@@ -165,6 +165,26 @@ def predict(
                 rows.setdefault(name, []).append(value[:n])
             task.advance(n)
     return {name: np.concatenate(parts) for name, parts in rows.items()}
+
+
+def targets_of(
+    task: "Task", data: "Dataset", split: str, outputs: Mapping[str, NDArray[Any]]
+) -> NDArray[Any] | None:
+    """What a task's output is held against; None where there is nothing.
+
+    A reconstruction is held against targets of its own shape (denoising), and else against the
+    first input.
+    """
+    if task.kind == "none":
+        return None
+    targets = None if data.targets is None else data.targets[data.splits[split]]
+    if task.kind != "reconstruction":
+        return targets
+    shape = outputs[task.output or next(iter(outputs))].shape
+    if targets is not None and targets.shape == shape:
+        return targets
+    inputs = [next(iter(b.inputs.values())) for b in data.batches(split, 256)]
+    return np.concatenate(inputs)
 
 
 def match_inputs(artifact: Artifact, available: list[str]) -> dict[str, str]:

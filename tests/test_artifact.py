@@ -19,7 +19,10 @@ def _archive(path: Path, top: str, *, weight: bytes, stamp: tuple[int, ...]) -> 
 
 
 def test_an_archive_is_hashed_by_its_members_not_its_name_or_time(tmp_path: Path) -> None:
-    for folder, top, stamp in (("a", "one", (2020, 1, 1, 0, 0, 0)), ("b", "two", (2026, 2, 2, 2, 2, 2))):
+    for folder, top, stamp in (
+        ("a", "one", (2020, 1, 1, 0, 0, 0)),
+        ("b", "two", (2026, 2, 2, 2, 2, 2)),
+    ):
         (tmp_path / folder).mkdir()
         _archive(tmp_path / folder / "model.pt2", top, weight=b"1234", stamp=stamp)
     one, two = (content_hash([tmp_path / f / "model.pt2"]) for f in "ab")

@@ -16,7 +16,6 @@ from edgekit.metrics import (
     answers,
     changes,
     evaluate_predictions,
-    newcombe,
     paired_drop,
     tango,
     wilson,
@@ -173,11 +172,6 @@ def test_tango_by_its_definition(first: int, second: int, n: int) -> None:
     low, high = tango(*pairs(n - first - second, first, second, 0))
     assert likeliest_score(first, second, n, low) == pytest.approx(1.959964, abs=2e-3)
     assert likeliest_score(first, second, n, high) == pytest.approx(-1.959964, abs=2e-3)
-
-
-def test_newcombe_agrees_with_tango_where_samples_are_many() -> None:
-    for counts in [(8000, 500, 300, 1200), (6000, 1500, 1500, 1000)]:
-        assert newcombe(*pairs(*counts)) == pytest.approx(tango(*pairs(*counts)), abs=4e-4)
 
 
 def test_tango_agrees_with_mcnemar_and_proves_nothing_by_silence() -> None:

@@ -202,7 +202,8 @@ def bench(found: dict[str, Any]) -> None:
 
 def targets(found: "Sequence[Target]") -> None:
     """The device classes."""
-    table = _table("target", "device", "runtime", "precisions", "int8 scheme", "channels ×", words=5)
+    columns = ("target", "device", "runtime", "precisions", "int8 scheme", "channels ×")
+    table = _table(*columns, words=5)
     for t in found:
         table.add_row(
             t.name,

@@ -1,1 +1,1 @@
-""""""
+"""Transports to devices. The local machine needs none; others come with `edgekit device`."""

@@ -5,7 +5,7 @@ paired bootstrap serves every metric, those that are no mean of samples (AUC, F1
 """
 
 from edgekit.metrics.formulas import METRICS, Metric, labels_of
-from edgekit.metrics.intervals import newcombe, tango, wilson
+from edgekit.metrics.intervals import tango, wilson
 from edgekit.metrics.judge import (
     answers,
     changes,
@@ -36,7 +36,6 @@ __all__ = [
     "evaluate_predictions",
     "judged_output",
     "labels_of",
-    "newcombe",
     "paired_drop",
     "tango",
     "wilson",

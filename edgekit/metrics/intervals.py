@@ -62,33 +62,6 @@ def tango(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> tuple[float, f
     return limit(-1.0, difference, _Z), limit(difference, 1.0, -_Z)
 
 
-def newcombe(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> tuple[float, float]:
-    """Interval of a difference of paired proportions, first minus second, 95 %.
-
-    Newcombe, 1998, Statistics in Medicine 17:2635, method 10: Wilson intervals of both proportions,
-    joined by the correlation φ, whose numerator is corrected for continuity. `tango` covers closer
-    to its 95 %.
-
-    Args:
-        first: shape (samples,), whether the first model is right.
-        second: likewise.
-    """
-    n = len(first)
-    a, b = int((first & second).sum()), int((first & ~second).sum())
-    c, d = int((~first & second).sum()), int((~first & ~second).sum())
-    p1, p2 = (a + b) / n, (a + c) / n
-    (l1, u1), (l2, u2) = wilson(a + b, n), wilson(a + c, n)
-    margins = float(a + b) * (c + d) * (a + c) * (b + d)
-    product = float(a) * d - float(b) * c
-    if product > 0:
-        product = max(product - n / 2, 0.0)
-    phi = product / math.sqrt(margins) if margins > 0 else 0.0
-    below = (p1 - l1) ** 2 - 2 * phi * (p1 - l1) * (u2 - p2) + (u2 - p2) ** 2
-    above = (p2 - l2) ** 2 - 2 * phi * (p2 - l2) * (u1 - p1) + (u1 - p1) ** 2
-    difference = p1 - p2
-    return difference - math.sqrt(below), difference + math.sqrt(above)
-
-
 def bootstrap(
     figure: Callable[[NDArray[np.float64]], float], n: int, seed: int
 ) -> tuple[float, float]:

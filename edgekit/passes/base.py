@@ -85,6 +85,7 @@ class Pass(BaseModel):
     produces: ClassVar[Format | None] = None  # None: its fields decide
     needs_data: ClassVar[bool] = False
     deterministic: ClassVar[bool] = True
+    trains: ClassVar[bool] = False  # sums in another order with another number of threads
 
     kind: str
     name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")

@@ -24,6 +24,7 @@ class Distill(TrainConfig, Pass):
     accepts: ClassVar[frozenset[Format]] = frozenset({"pt2"})
     produces: ClassVar[Format | None] = "pt2"
     needs_data: ClassVar[bool] = True
+    trains: ClassVar[bool] = True
 
     kind: Literal["distill"] = "distill"
     teacher: str = "original"

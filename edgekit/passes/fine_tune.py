@@ -15,6 +15,7 @@ class FineTune(TrainConfig, Pass):
     accepts: ClassVar[frozenset[Format]] = frozenset({"pt2"})
     produces: ClassVar[Format | None] = "pt2"
     needs_data: ClassVar[bool] = True
+    trains: ClassVar[bool] = True
 
     kind: Literal["fine-tune"] = "fine-tune"
 

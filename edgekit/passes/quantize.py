@@ -71,7 +71,7 @@ class Quantize(PtqConfig, Pass):
             source,
             path,
             scheme=self.scheme,
-            calibration=_calibration(context.data),
+            calibration=_calibration(context.data.for_model(parent.inputs)),
             config=self,
             seed=context.seed,
             progress=context.progress,

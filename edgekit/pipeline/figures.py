@@ -115,7 +115,7 @@ def _example(data: "Dataset", original: "Judged", now: "Judged", place: int) -> 
 
 def _per_class(data: "Dataset", original: "Judged", now: "Judged") -> tuple[ClassChange, ...]:
     """Each class's share of right answers, before and now, with the paired interval of the drop."""
-    from edgekit.metrics import newcombe
+    from edgekit.metrics import tango
 
     targets = data.targets
     if targets is None or original.labels is None or now.labels is None or targets.ndim != 1:
@@ -125,7 +125,7 @@ def _per_class(data: "Dataset", original: "Judged", now: "Judged") -> tuple[Clas
     for label in np.unique(targets):
         members = targets == label
         before, after = original.labels[members] == label, now.labels[members] == label
-        low, high = newcombe(before, after)
+        low, high = tango(before, after)
         value = float(before.mean() - after.mean())
         found.append(
             ClassChange(

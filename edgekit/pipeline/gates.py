@@ -78,7 +78,7 @@ def _hold(name: str, gate: Gate, branch: str, found: tuple[Figure, str]) -> Gate
     if gate.on == "bound":
         bound = observed.high if at_most else observed.low
         value = bound if bound is not None else value
-    end = "" if value == observed.value else " at the unfavourable end of its 95 % interval"
+    end = _which_end(observed, gate, value)
     if observed.label == "unavailable" or value is None:
         passed, why = False, f"was not measured: {observed.note or 'no figure'}"
     elif observed.label == "estimated" and gate.allow != "estimated":
@@ -96,6 +96,15 @@ def _hold(name: str, gate: Gate, branch: str, found: tuple[Figure, str]) -> Gate
         passed=passed,
         message=f"{name} of {step or 'the result'} {why}.",
     )
+
+
+def _which_end(observed: Figure, gate: Gate, value: float | None) -> str:
+    if value != observed.value:
+        return " at the unfavourable end of its 95 % interval"
+    no_interval = observed.low is None and observed.high is None
+    if gate.on == "bound" and no_interval and observed.unit == "ms":
+        return " without an interval, since the latency drifted"
+    return ""
 
 
 def raise_for_verdict(report: RunReport) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from edgekit import manifest
 from edgekit.artifact import Artifact
 from edgekit.errors import EdgekitError, UnavailableError
-from edgekit.evaluate import Arrays, captured_sizes, cost_of, predict
+from edgekit.evaluate import Arrays, captured_sizes, cost_of, predict, targets_of
 from edgekit.metrics import Task
 from edgekit.passes.base import Context
 from edgekit.passes.export_onnx import DEFAULT_OPSET, ExportOnnx
@@ -132,25 +132,13 @@ class Judge:
             compared = compare(self._predict(parent), outputs)
             parity = {name: p.model_dump() for name, p in compared.items()}
         labels = answers(self.task, outputs)
-        rows = self.data.splits["evaluation"]
-        ids = [self.data.ids[i] for i in rows]
-        if self.task.kind == "none" or (
-            self.data.targets is None and self.task.kind != "reconstruction"
-        ):
+        targets = targets_of(self.task, self.data, "evaluation", outputs)
+        if targets is None:
             reason = "The data has no targets."
             return Judged(None, None, labels, parity, macs, parameters, reason)
-        targets = self._targets()
+        ids = [self.data.ids[i] for i in self.data.splits["evaluation"]]
         evaluation, scores = evaluate_predictions(self.task, outputs, targets, ids)
         return Judged(evaluation.model_dump(mode="json"), scores, labels, parity, macs, parameters)
-
-    def _targets(self) -> Any:
-        if self.data is None:
-            return None
-        rows = self.data.splits["evaluation"]
-        if self.data.targets is not None:
-            return self.data.targets[rows]
-        batches = self.data.batches("evaluation", 256)
-        return np.concatenate([next(iter(b.inputs.values())) for b in batches])
 
     def _predict(self, artifact: Artifact) -> Arrays:
         key = artifact.content_hash

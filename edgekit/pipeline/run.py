@@ -46,7 +46,9 @@ def explain(path: Path, out: Path | None) -> list[dict[str, Any]]:
     """
     recipe = load(locate(path))
     _start_format(recipe, locate(path).parent)
-    plan: list[dict[str, Any]] = [{"branch": "", "step": "capture", "folder": "00-original", "config": _model(recipe)}]
+    plan: list[dict[str, Any]] = [
+        {"branch": "", "step": "capture", "folder": "00-original", "config": _model(recipe)}
+    ]
     plan += _explain_chain("", recipe.passes, recipe.targets(), 1)
     for branch, target in zip(recipe.branches, recipe.targets(), strict=True):
         plan += _explain_chain(branch.name, branch.passes, (target,), 1)
@@ -369,5 +371,6 @@ def step_key(step: Pass, parent: Made, context: Context) -> str:
         data=context.data.summary() if context.data and step.needs_data else None,
         task=context.task.model_dump() if step.needs_data else None,
         seed=context.seed,
+        threads=context.threads if step.trains else None,
         versions=manifest.versions(),
     )

@@ -13,7 +13,14 @@ from edgekit import manifest
 from edgekit import target as targets
 from edgekit.artifact import Artifact, TensorSpec
 from edgekit.errors import RecipeError, UsageError
-from edgekit.evaluate import cost_of, match_inputs, open_artifact, predict, predictor
+from edgekit.evaluate import (
+    cost_of,
+    match_inputs,
+    open_artifact,
+    predict,
+    predictor,
+    targets_of,
+)
 from edgekit.manifest import Manifest
 from edgekit.metrics import Task
 from edgekit.passes.base import Context, Pass
@@ -196,8 +203,8 @@ def inspect(model: Path) -> dict[str, Any]:
 
     Returns:
         `format`, `inputs`, `outputs`, `size_bytes`, `macs` and `parameters` for one sample (None
-        for an engine), `layers` as name to MACs and parameters, `uncounted` layers, `content_hash`, and `made_by`
-        with `notes` and `warnings` where edgekit made it.
+        for an engine), `layers` as name to MACs and parameters, `uncounted` layers,
+        `content_hash`, and `made_by` with `notes` and `warnings` where edgekit made it.
     """
     artifact = open_artifact(model)
     cost = cost_of(artifact)
@@ -294,13 +301,11 @@ def evaluate_model(
     outputs = predict(
         open_artifact(model), dataset, split, threads=threads or cpu_threads(), progress=progress
     )
-    rows = dataset.splits[split]
-    if dataset.targets is None:
+    targets = targets_of(task, dataset, split, outputs)
+    if targets is None:
         raise UsageError("The data has no targets to judge by.", "Name them in `data:`.")
-    evaluation, _ = evaluate_predictions(
-        task, outputs, dataset.targets[rows], [dataset.ids[i] for i in rows]
-    )
-    return evaluation
+    ids = [dataset.ids[i] for i in dataset.splits[split]]
+    return evaluate_predictions(task, outputs, targets, ids)[0]
 
 
 def bench_models(

@@ -1,4 +1,4 @@
-"""The installed command: help, JSON, light start, and the exit codes of success and failed gates."""
+"""The installed command: help, JSON, light start, and the exit codes of success and of gates."""
 
 import json
 import os
@@ -153,7 +153,9 @@ def test_the_same_seed_gives_the_same_artifacts_and_metrics(
     assert hashes(project / "out") == hashes(finished / "out")
     first = json.loads((finished / "out/report.json").read_text())
     second = json.loads(done.stdout)
-    assert second["branches"][0]["steps"][-1]["metric"] == first["branches"][0]["steps"][-1]["metric"]
+    assert (
+        second["branches"][0]["steps"][-1]["metric"] == first["branches"][0]["steps"][-1]["metric"]
+    )
 
 
 def test_a_run_killed_in_mid_step_resumes_to_the_same_hashes(

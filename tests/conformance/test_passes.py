@@ -56,8 +56,9 @@ def test_resolving_is_idempotent_and_says_everything(cls: type[Pass], name: str)
     loaded = target.load(name)
     try:
         once = make(cls).resolve((loaded,))
-    except RecipeError as e:
-        assert name in e.message  # a target without a use for this pass
+    except RecipeError as error:
+        said = error.message  # this target has no use for this pass
+        assert name in said  # noqa: PT017
         return
     assert once.resolve((loaded,)) == once
     assert once.resolve(()) == once

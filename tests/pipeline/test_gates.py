@@ -80,6 +80,8 @@ def test_a_failed_gate_is_an_error_that_names_it() -> None:
         branches=(BranchReport(name="x86", gates=held, status="failed"),),
         verdict="failed",
     )
-    with pytest.raises(GateError, match=r"1 gate is not held: x86: speedup of quantize is 2\.8") as e:
+    with pytest.raises(
+        GateError, match=r"1 gate is not held: x86: speedup of quantize is 2\.8"
+    ) as e:
         raise_for_verdict(run)
     assert e.value.exit_code == 5
