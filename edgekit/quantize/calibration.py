@@ -34,7 +34,7 @@ class Samples:
         self._rows = _rows_at_once(inputs)
         self._feeds = 0
         self._held: list[Arrays] = []
-        self._file = TemporaryFile()  # noqa: SIM115 - closed by __exit__
+        self._file = TemporaryFile()  # noqa: SIM115 - closed by `close`
 
     def __enter__(self) -> Self:
         return self
@@ -45,6 +45,10 @@ class Samples:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Delete the temporary file."""
         self._file.close()
 
     def read(self, batches: Iterable[Mapping[str, NDArray[Any]]], limit: int, task: "Task") -> None:

@@ -135,8 +135,12 @@ def _samples(
     warnings: list[str],
 ) -> calibration.Samples:
     samples = calibration.Samples(inputs)
-    with progress.task("read calibration samples", config.samples) as task:
-        samples.read(batches, config.samples, task)
+    try:
+        with progress.task("read calibration samples", config.samples) as task:
+            samples.read(batches, config.samples, task)
+    except BaseException:
+        samples.close()
+        raise
     if samples.count < config.samples:
         warnings.append(
             f"{samples.count} calibration samples were used; {config.samples} were asked for."
