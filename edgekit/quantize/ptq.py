@@ -28,6 +28,7 @@ from edgekit.progress import Progress, Silent
 from edgekit.quantize import bias, calibration, dialect, engine, lint, placement
 from edgekit.quantize.config import PtqConfig
 from edgekit.quantize.graph import RECURRENT, WEIGHTED, Graph
+from edgekit.quantize.shorten import shorten
 
 if TYPE_CHECKING:
     import onnx
@@ -119,6 +120,7 @@ def quantize_onnx(
         uncorrected = _correct(model, made, samples, config, shown, done)
         if scheme.quantize_bias and (count := dialect.integer_gemm_bias(Graph(made))):
             done["Gemm biases to int32"] = count
+        shorten(Graph(made))
         _lint(made, scheme)
         sqnr = _noise(model, made, samples)
     write_onnx(made, dst)
