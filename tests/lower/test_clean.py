@@ -8,6 +8,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgekit.errors import PassError, UsageError
+from edgekit.graph.onnx_model import specs
 from edgekit.lower import check
 from edgekit.lower.clean import clean_onnx
 
@@ -71,6 +72,18 @@ def test_a_clean_file_stays_as_it_is(tmp_path: Path) -> None:
     clean_onnx(first, second)
     clean_onnx(second, third)
     assert second.read_bytes() == third.read_bytes()
+
+
+@pytest.mark.parametrize("field", [{"dim_value": -1}, {"dim_param": "?"}])
+def test_an_open_dimension_gets_a_name(tmp_path: Path, field: dict[str, object]) -> None:
+    src, dst = tmp_path / "a.onnx", tmp_path / "b.onnx"
+    model = foreign(src)
+    first = onnx.TensorShapeProto.Dimension(**field)
+    model.graph.input[0].type.tensor_type.shape.dim[0].CopyFrom(first)
+    onnx.save(model, src)
+    report = clean_onnx(src, dst)
+    assert specs(onnx.load(dst))[0][0].shape == ("batch", 3, 8, 8)
+    assert len(report.checked) == 3
 
 
 def test_a_truncated_file_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,124 @@
+"""Before quantization: a graph that NNCF sees whole, and the nodes that stay in float."""
+
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+from edgekit.errors import PassError, UsageError
+from edgekit.quantize.config import PtqConfig
+from edgekit.quantize.graph import WEIGHTED, Graph
+
+if TYPE_CHECKING:
+    import onnx
+
+    from edgekit.target import IntegerScheme
+
+_MINIMUM_OPSET = 13  # per-channel weights
+
+
+def prepare(model: "onnx.ModelProto") -> tuple["onnx.ModelProto", list[str]]:
+    """A copy that NNCF sees whole: clean, opset 13 or more, a bias of its own for each layer.
+
+    Raises:
+        UsageError: the model is quantized already.
+        PassError: its opset cannot be raised.
+    """
+    import onnx
+
+    from edgekit.lower.clean import cleaned
+    from edgekit.lower.export import PRODUCER
+
+    if any(
+        n.op_type in {"QuantizeLinear", "QLinearConv", "DequantizeLinear"} for n in model.graph.node
+    ):
+        raise UsageError(
+            "The model is quantized already.", "Give the float32 model that it was made from."
+        )
+    warnings: list[str] = []
+    opset = next((o.version for o in model.opset_import if o.domain in {"", "ai.onnx"}), 0)
+    if opset < _MINIMUM_OPSET:
+        try:
+            model = onnx.version_converter.convert_version(model, _MINIMUM_OPSET)
+        except Exception as e:
+            raise PassError(
+                f"The model has opset {opset}, and cannot be raised to {_MINIMUM_OPSET}: {e}",
+                "Export it again with a newer opset.",
+            ) from e
+        warnings.append(f"The opset was raised from {opset} to {_MINIMUM_OPSET}.")
+    if model.producer_name == PRODUCER:
+        copy = onnx.ModelProto()
+        copy.CopyFrom(model)
+    else:
+        copy, notes = cleaned(model)
+        warnings += notes
+    _own_biases(Graph(copy))
+    return copy, warnings
+
+
+def _own_biases(graph: Graph) -> None:
+    """Equal biases are one tensor in a clean file; a correction of one must not change another."""
+    seen: set[str] = set()
+    for node in graph.nodes:
+        if node.op_type not in WEIGHTED or len(node.input) < 3 or not node.input[2]:
+            continue
+        name = node.input[2]
+        value = graph.array(name)
+        if name in seen and value is not None:
+            node.input[2] = graph.set_array(graph.unique(f"{node.name}.bias"), value)
+        seen.add(name)
+    graph.edit()
+
+
+def exclusions(
+    model: "onnx.ModelProto", config: PtqConfig, scheme: "IntegerScheme"
+) -> dict[str, str]:
+    """Which nodes stay in float, and why.
+
+    Args:
+        model: float32.
+        config: patterns and limits.
+        scheme: whose runtime must have a kernel.
+
+    Returns:
+        Node name to reason.
+
+    Raises:
+        UsageError: a pattern matches nothing.
+    """
+    graph = Graph(model)
+    found: dict[str, str] = {}
+    for pattern in config.exclude:
+        matched = [n.name for n in graph.nodes if _matches(n, pattern)]
+        if not matched:
+            some = ", ".join(n.name for n in graph.nodes if n.op_type in WEIGHTED)[:300]
+            raise UsageError(
+                f"`exclude` pattern {pattern!r} matches no node.", f"The layers are: {some}."
+            )
+        found.update(dict.fromkeys(matched, f"excluded by {pattern!r}"))
+    for node in graph.nodes:
+        if node.op_type == "ConvTranspose" and not scheme.skip_input_of_add:
+            found.setdefault(node.name, "ONNX Runtime has no int8 kernel for ConvTranspose")
+        channels = _channels(graph, node)
+        if channels and min(channels) < config.minimum_channels:
+            reason = f"{min(channels)} channels, fewer than {config.minimum_channels}"
+            found.setdefault(node.name, reason)
+    return found
+
+
+def _matches(node: "onnx.NodeProto", pattern: str) -> bool:
+    path = node.name.rsplit("/", 1)[0] if "/" in node.name else ""
+    candidates = (node.name, path, node.op_type)
+    return any(fnmatchcase(c, pattern) for c in candidates if c)
+
+
+def _channels(graph: Graph, node: "onnx.NodeProto") -> tuple[int, ...]:
+    """Input and output channels of a layer with weights."""
+    held = graph.weight(node)
+    weight = None if held is None else graph.array(held[0])
+    if weight is None or weight.ndim < 2:
+        return ()
+    groups = next((a.i for a in node.attribute if a.name == "group"), 1)
+    if node.op_type == "Conv":
+        return int(weight.shape[0]), int(weight.shape[1] * groups)
+    if node.op_type == "ConvTranspose":
+        return int(weight.shape[0]), int(weight.shape[1] * groups)
+    return int(weight.shape[-1]), int(weight.shape[-2])
