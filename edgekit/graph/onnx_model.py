@@ -55,7 +55,16 @@ def read_onnx(path: Path) -> "onnx.ModelProto":
         raise UsageError(f"{path} is not a valid ONNX model: {reason}", _HINT) from e
     if external:
         onnx.external_data_helper.load_external_data_for_model(model, str(folder))
+    name_open_dims(model)
     return model
+
+
+def name_open_dims(model: "onnx.ModelProto") -> None:
+    """Give open dimensions that some exporters write as -1 or `?` a name of their own, in place."""
+    for value in (*model.graph.input, *model.graph.output):
+        for axis, dim in enumerate(value.type.tensor_type.shape.dim):
+            if dim.dim_value < 0 or dim.dim_param == "?":
+                dim.dim_param = "batch" if axis == 0 else f"{value.name}_dim_{axis}"
 
 
 def specs(model: "onnx.ModelProto") -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:

@@ -114,6 +114,8 @@ def cleaned(model: "onnx.ModelProto") -> tuple["onnx.ModelProto", list[str]]:
     import onnx_ir as ir
     from onnx_ir.passes import common
 
+    from edgekit.graph.onnx_model import name_open_dims
+
     warnings: list[str] = []
     graph = ir.from_proto(_slim(model, warnings))
     common.NameFixPass()(graph)
@@ -122,7 +124,7 @@ def cleaned(model: "onnx.ModelProto") -> tuple["onnx.ModelProto", list[str]]:
     common.NameFixPass()(graph)
     _name_nodes(graph)
     proto = finish(graph)
-    _name_open_dims(proto)
+    name_open_dims(proto)
     # onnx-ir drops what it takes for nothing: the original's order of inputs is the contract.
     kept = {i.name for i in model.graph.initializer}
     wanted = [i.name for i in model.graph.input if i.name not in kept]
@@ -149,14 +151,6 @@ def _slim(model: "onnx.ModelProto", warnings: list[str]) -> "onnx.ModelProto":
     if not isinstance(slimmed, onnx.ModelProto):
         return model
     return slimmed
-
-
-def _name_open_dims(model: "onnx.ModelProto") -> None:
-    """Some exporters write every dynamic dimension as -1 or `?`; give each a name of its own."""
-    for value in (*model.graph.input, *model.graph.output):
-        for axis, dim in enumerate(value.type.tensor_type.shape.dim):
-            if dim.dim_value < 0 or dim.dim_param == "?":
-                dim.dim_param = "batch" if axis == 0 else f"{value.name}_dim_{axis}"
 
 
 def _name_nodes(model: object) -> None:

@@ -4,15 +4,12 @@ A measurement lies beside its artifact under the hash of all that decided it, so
 measures nothing again.
 """
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from edgekit import manifest
 from edgekit.artifact import Artifact
@@ -22,9 +19,10 @@ from edgekit.metrics import Task
 from edgekit.passes.base import Context
 from edgekit.passes.export_onnx import DEFAULT_OPSET, ExportOnnx
 from edgekit.pipeline.figures import changes_of, interval_figure, latency_fields
-from edgekit.pipeline.step import Made, Store, cache_key, make
+from edgekit.pipeline.scores import Judged, read_judged, read_json, write_json, write_judged
+from edgekit.pipeline.step import Made, Store, cache_key, guarded, make, step_key
 from edgekit.progress import Progress
-from edgekit.recipe import Branch
+from edgekit.recipe import BASELINES, Branch
 from edgekit.report.schema import BranchReport, Figure, LayerTime, StepReport
 from edgekit.target import Target
 from edgekit.verify import compare
@@ -32,37 +30,12 @@ from edgekit.verify import compare
 if TYPE_CHECKING:
     from edgekit.data import Dataset
 
-_MEASURED = "measured.json"
-_SCORES = "scores.npz"
 _SLOWEST = 12
 
 
 def cpu_threads() -> int:
     """CPU threads that this process may use."""
     return len(os.sched_getaffinity(0))
-
-
-@dataclass(frozen=True)
-class Judged:
-    """What an artifact's answers came to on the evaluation split.
-
-    Attributes:
-        evaluation: the metric with its interval, as data; None without targets.
-        scores: one score a sample, None without targets.
-        labels: the class answered for each sample, None where answers are no classes.
-        parity: largest differences from the parent artifact by output.
-        macs: for one sample, None where the file does not tell.
-        parameters: likewise.
-        reason: why there is no evaluation.
-    """
-
-    evaluation: dict[str, Any] | None
-    scores: "np.ndarray[Any, np.dtype[Any]] | None"
-    labels: "np.ndarray[Any, np.dtype[Any]] | None"
-    parity: dict[str, Any] | None
-    macs: int | None
-    parameters: int | None
-    reason: str = ""
 
 
 @dataclass
@@ -103,15 +76,17 @@ class Judge:
         key = cache_key(
             artifact=artifact.content_hash,
             parent=parent.artifact.content_hash if parent else None,
+            sizes_of=self._sizes_of,
             data=self.data.summary() if self.data else None,
             task=self.task.model_dump(),
             versions=manifest.versions(),
         )
         if key not in self._judged:
-            found = _read_judged(artifact.root, key)
+            found = read_judged(artifact.root, key)
             if found is None:
-                found = self._evaluate(artifact, parent.artifact if parent else None)
-                _write_judged(artifact.root, key, found)
+                with guarded(f"Evaluating {made.manifest.step!r}"):
+                    found = self._evaluate(artifact, parent.artifact if parent else None)
+                    write_judged(artifact.root, key, found)
                 self.measured_now += 1
             self._judged[key] = found
         return self._judged[key]
@@ -178,7 +153,7 @@ class Judge:
     def _chain(
         self, before: Made, chain: Sequence[Made], latency: dict[str, dict[str, Any]]
     ) -> tuple[StepReport, ...]:
-        parents = [before, *chain[:-1]]
+        parents = [before, *chain][: len(chain)]
         return tuple(
             self._step_report(made, parent, latency)
             for made, parent in zip(chain, parents, strict=True)
@@ -229,8 +204,6 @@ class Judge:
             return None
 
     def _baseline(self, made: Made) -> Artifact:
-        from edgekit.pipeline.run import step_key
-
         step = ExportOnnx(opset=DEFAULT_OPSET)
         context = Context(
             out=self.store.out,
@@ -242,7 +215,7 @@ class Judge:
         )
         exported = make(
             self.store,
-            self.store.out / "baselines" / made.manifest.step,
+            self.store.out / BASELINES / made.artifact.root.relative_to(self.store.out),
             step=f"{made.manifest.step} as ONNX",
             config=step.model_dump(mode="json"),
             key=step_key(step, made, context),
@@ -255,12 +228,26 @@ class Judge:
     # --- latency
 
     def branch(
-        self, branch: Branch, target: Target, shared: Sequence[Made], chain: Sequence[Made]
+        self,
+        branch: Branch,
+        target: Target,
+        shared: Sequence[Made],
+        chain: Sequence[Made],
+        *,
+        lost: str = "",
     ) -> BranchReport:
-        """Measure a branch's artifacts beside the original, and report them."""
+        """Measure a branch's artifacts beside the original, and report them.
+
+        Args:
+            branch: the branch.
+            target: its target.
+            shared: what the shared chain made.
+            chain: what the branch's own passes made.
+            lost: why their latency cannot be measured; empty to measure it.
+        """
         latency: dict[str, dict[str, Any]] = {}
         result: dict[str, Any] = {}
-        reason = self._no_bench(branch, target)
+        reason = lost or self._no_bench(branch, target)
         subjects: dict[str, Artifact] = {}
         if not reason:
             subjects = self._subjects(target, shared, chain)
@@ -308,7 +295,9 @@ class Judge:
             artifact = self._shipped(made) or made.artifact
             if artifact.format == runs and artifact.content_hash not in seen:
                 seen.add(artifact.content_hash)
-                found[made.manifest.step] = artifact
+                name = made.manifest.step
+                where = made.artifact.root.relative_to(self.store.out)
+                found[name if name not in found else str(where)] = artifact
         return found
 
     def _bench(
@@ -325,26 +314,26 @@ class Judge:
             protocol=branch.bench,
             device=self.device(),
             meters=target.meters,
+            sizes_of=self._sizes_of,
             seed=self.seed,
             versions=manifest.versions(),
         )
-        known = None if self.store.fresh else _read_json(path)
+        known = None if self.store.fresh else read_json(path)
         if known is not None and known.get("key") == key:
             return dict(known["result"])
-        result = measure(
-            subjects,
-            runtime=target.runtime,
-            threads=threads,
-            quick=branch.bench == "quick",
-            dims=self._sizes,
-            seed=self.seed,
-            progress=self.progress,
-            meters=target.meters,
-        ).to_dict()
+        with guarded(f"Measuring the branch {branch.name!r}"):
+            result = measure(
+                subjects,
+                runtime=target.runtime,
+                threads=threads,
+                quick=branch.bench == "quick",
+                dims=self._sizes,
+                seed=self.seed,
+                progress=self.progress,
+                meters=target.meters,
+            ).to_dict()
+            write_json(path, {"key": key, "result": result})
         self.measured_now += 1
-        path.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({"key": key, "result": result}, indent=1)
-        manifest.write_text_atomically(path, text + "\n")
         return result
 
     def _profile(
@@ -358,19 +347,50 @@ class Judge:
             return ()
         artifact = chain[-1].artifact
         path = self.store.out / branch.name / "profile.json"
-        known = None if self.store.fresh else _read_json(path)
-        if known is None or known.get("artifact") != artifact.content_hash:
-            feeds = random_feeds(artifact.inputs, batch=1, seed=self.seed, dims=self._sizes)
-            rows = layer_times(artifact.path, feeds, branch.threads or target.threads)
-            known = {"artifact": artifact.content_hash, "layers": rows}
-            manifest.write_text_atomically(path, json.dumps(known, indent=1) + "\n")
+        threads = branch.threads or target.threads
+        key = cache_key(
+            artifact=artifact.content_hash,
+            threads=threads,
+            device=self.device(),
+            sizes_of=self._sizes_of,
+            seed=self.seed,
+            versions=manifest.versions(),
+        )
+        known = None if self.store.fresh else read_json(path)
+        if known is None or known.get("key") != key:
+            with guarded(f"Timing the layers of the branch {branch.name!r}"):
+                feeds = random_feeds(artifact.inputs, batch=1, seed=self.seed, dims=self._sizes)
+                known = {"key": key, "layers": layer_times(artifact.path, feeds, threads)}
+                write_json(path, known)
+            self.measured_now += 1
         return tuple(LayerTime.model_validate(row) for row in known["layers"][:_SLOWEST])
 
     @cached_property
     def _sizes(self) -> dict[str, int]:
-        """Sizes of the dynamic dimensions that latency and MACs are stated for: as captured."""
-        sizes = captured_sizes(self.original.artifact, self.imports)
+        """Sizes of the dynamic dimensions that latency and MACs are stated for.
+
+        A `.pt2` knows those it was captured with; an ONNX file takes those of the data.
+        """
+        artifact = self.original.artifact
+        sizes = captured_sizes(artifact, self.imports)
+        if self.data is not None and artifact.format == "onnx":
+            fed = self.data.for_model(artifact.inputs).inputs
+            pairs = ((s, f) for s, f in zip(artifact.inputs, fed, strict=True))
+            sizes = {
+                dim: size
+                for wanted, given in pairs
+                for dim, size in zip(wanted.shape, given.shape, strict=True)
+                if isinstance(dim, str) and isinstance(size, int)
+            }
         return {**sizes, "batch": 1}
+
+    @property
+    def _sizes_of(self) -> dict[str, Any]:
+        """What decides `_sizes`, for cache keys: known without loading the original."""
+        return {
+            "original": self.original.artifact.content_hash,
+            "inputs": [s.model_dump() for s in self.data.inputs] if self.data else None,
+        }
 
     @cached_property
     def _fingerprint(self) -> dict[str, Any]:
@@ -391,39 +411,3 @@ def _unmeasured(reason: str) -> dict[str, Figure]:
         "speedup": Figure.unavailable("x", reason),
         "energy_j": Figure.unavailable("j", reason),
     }
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None
-
-
-def _read_judged(root: Path, key: str) -> Judged | None:
-    known = _read_json(root / _MEASURED)
-    if known is None or known.get("key") != key:
-        return None
-    try:
-        with np.load(root / _SCORES, allow_pickle=False) as arrays:
-            scores, labels = arrays.get("scores"), arrays.get("labels")
-    except (OSError, ValueError):
-        return None
-    return Judged(scores=scores, labels=labels, **known["judged"])
-
-
-def _write_judged(root: Path, key: str, found: Judged) -> None:
-    arrays: dict[str, Any] = {"scores": found.scores, "labels": found.labels}
-    with (root / _SCORES).open("wb") as file:
-        np.savez_compressed(file, **{k: v for k, v in arrays.items() if v is not None})
-    plain = {
-        "evaluation": found.evaluation,
-        "parity": found.parity,
-        "macs": found.macs,
-        "parameters": found.parameters,
-        "reason": found.reason,
-    }
-    manifest.write_text_atomically(
-        root / _MEASURED, json.dumps({"key": key, "judged": plain}, indent=1) + "\n"
-    )
