@@ -20,7 +20,8 @@ class PtqConfig(BaseModel):
         smooth_quant_alpha: move activation outliers into the weights by this much (0 to 1) before
             matrix products of a transformer; None leaves them.
         minimum_channels: layers with fewer input or output channels than this stay in float32;
-            integer kernels cost more than they save there.
+            integer kernels cost more than they save there. Of a grouped convolution one group's
+            channels count, so 2 keeps depthwise convolutions in float32.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

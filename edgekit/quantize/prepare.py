@@ -111,14 +111,12 @@ def _matches(node: "onnx.NodeProto", pattern: str) -> bool:
 
 
 def _channels(graph: Graph, node: "onnx.NodeProto") -> tuple[int, ...]:
-    """Input and output channels of a layer with weights."""
+    """Input and output channels of a layer with weights, of one group where it has several."""
     held = graph.weight(node)
     weight = None if held is None else graph.array(held[0])
     if weight is None or weight.ndim < 2:
         return ()
     groups = next((a.i for a in node.attribute if a.name == "group"), 1)
-    if node.op_type == "Conv":
-        return int(weight.shape[0]), int(weight.shape[1] * groups)
-    if node.op_type == "ConvTranspose":
-        return int(weight.shape[0]), int(weight.shape[1] * groups)
+    if node.op_type in {"Conv", "ConvTranspose"}:
+        return int(weight.shape[0]) // groups, int(weight.shape[1])
     return int(weight.shape[-1]), int(weight.shape[-2])
