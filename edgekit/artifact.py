@@ -7,10 +7,10 @@ machine that can run nothing.
 import hashlib
 import zipfile
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from edgekit.errors import UsageError
 
@@ -18,6 +18,16 @@ Format = Literal["pt2", "onnx", "tensorrt", "tensorrt-rtx"]
 FORMAT_OF_SUFFIX: dict[str, Format] = {".pt2": "pt2", ".onnx": "onnx"}
 NAME_MAP = "names.json"
 
+
+def _inside(name: str) -> str:
+    path = PurePosixPath(name)
+    if not path.parts or path.is_absolute() or ".." in path.parts:
+        raise ValueError(f"{name!r} is not a file inside the artifact's folder")
+    return name
+
+
+# A manifest may come from a stranger: what it names must not lead out of its folder.
+FileName = Annotated[str, AfterValidator(_inside)]
 Dim = Annotated[int | str, Field(description="a size, or the name of a dynamic dimension")]
 
 
@@ -59,8 +69,8 @@ class Artifact(BaseModel):
 
     root: Path = Field(exclude=True)
     format: Format
-    model: str
-    files: tuple[str, ...]
+    model: FileName
+    files: tuple[FileName, ...]
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     content_hash: str
@@ -77,6 +87,15 @@ class Artifact(BaseModel):
         """What must be shipped: the model file and its external data, in bytes."""
         side = {NAME_MAP}
         return sum((self.root / f).stat().st_size for f in self.files if f not in side)
+
+    def intact(self) -> bool:
+        """Whether the files are still what the content hash says.
+
+        Raises:
+            UsageError: a file is missing or is a broken archive.
+        """
+        files = [self.root / f for f in self.files if f != NAME_MAP]
+        return content_hash(files) == self.content_hash
 
     @classmethod
     def create(

@@ -32,7 +32,13 @@ def open_artifact(path: Path, imports: Sequence[str] = ()) -> Artifact:
         UsageError: it is not there, is broken or hostile, or is of an unknown kind.
     """
     if path.is_dir():
-        return manifest.read(path).artifact
+        artifact = manifest.read(path).artifact
+        if not artifact.intact():
+            raise UsageError(
+                f"The files in {path} were changed after edgekit made them.",
+                f"Make the artifact again, or give the model file: {artifact.path}.",
+            )
+        return artifact
     if not path.is_file():
         raise UsageError(f"{path} does not exist.", "Give an artifact folder or a model file.")
     fmt = FORMAT_OF_SUFFIX.get(path.suffix)
@@ -43,8 +49,36 @@ def open_artifact(path: Path, imports: Sequence[str] = ()) -> Artifact:
         )
     inputs, outputs = _specs(path, imports)
     return Artifact.create(
-        path.parent, model=path.name, format=fmt, inputs=inputs, outputs=outputs, made_by="file"
+        path.parent,
+        model=path.name,
+        format=fmt,
+        inputs=inputs,
+        outputs=outputs,
+        made_by="file",
+        extra_files=external_data(path) if fmt == "onnx" else (),
     )
+
+
+def external_data(path: Path) -> tuple[str, ...]:
+    """Names of the files beside an ONNX file that hold its tensors; none where it is broken."""
+    import onnx
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+    from edgekit.graph.onnx_model import tensors
+
+    try:
+        model = onnx.load_model(path, load_external_data=False)
+    except (DecodeError, ValueError, RuntimeError):
+        return ()
+    names = {
+        entry.value
+        for tensor in tensors(model.graph, *model.functions)
+        if tensor.data_location == onnx.TensorProto.EXTERNAL
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    folder = path.parent.resolve()
+    return tuple(sorted(n for n in names if (folder / n).resolve().is_relative_to(folder)))
 
 
 def _specs(
@@ -149,7 +183,7 @@ def predict(
     if count == 0:
         raise UsageError(f"The {split} split is empty.", "Give it samples in `data: split:`.")
     data = data.for_model(artifact.inputs)
-    fixed = _fixed_batch(artifact)
+    fixed = fixed_batch(artifact)
     run = predictor(artifact, threads=threads, imports=imports)
     rows: dict[str, list[NDArray[Any]]] = {}
     with (progress or Silent()).task(f"evaluate {artifact.made_by}", count) as task:
@@ -205,7 +239,8 @@ def match_inputs(artifact: Artifact, available: list[str]) -> dict[str, str]:
     )
 
 
-def _fixed_batch(artifact: Artifact) -> int | None:
+def fixed_batch(artifact: Artifact) -> int | None:
+    """The batch size that a model was fixed to, None where it is dynamic."""
     sizes = {s.shape[0] for s in artifact.inputs if s.shape}
     fixed = [d for d in sizes if isinstance(d, int)]
     return fixed[0] if len(fixed) == 1 and len(sizes) == 1 else None

@@ -101,6 +101,10 @@ def read(root: Path) -> Manifest:
             f"{root} holds no complete artifact ({FILE} is missing).",
             "Give an artifact folder that edgekit finished, or a .pt2 or .onnx file.",
         ) from e
+    except OSError as e:
+        raise UsageError(
+            f"{path} cannot be read: {e.strerror}.", "Check the folder and its permissions."
+        ) from e
     except (json.JSONDecodeError, UnicodeDecodeError) as e:
         raise UsageError(f"{path} is not valid JSON.", "Make the artifact again.") from e
     try:
@@ -115,10 +119,15 @@ def read(root: Path) -> Manifest:
 
 def write_text_atomically(path: Path, text: str) -> None:
     """Write a text file so that a reader, or a crash, sees the old one or the new one."""
+    write_atomically(path, text.encode())
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file so that a reader, or a crash, sees the old one or the new one."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         Path(temporary).chmod(0o644)

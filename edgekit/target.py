@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from edgekit.errors import RecipeError
 
 FOLDER = Path(__file__).parent / "targets"
+SUFFIXES = (".yaml", ".yml")  # a target of the user's own is a file
 
 RuntimeName = Literal["onnxruntime", "tensorrt", "tensorrt-rtx", "openvino"]
 Precision = Literal["float32", "float16", "bfloat16", "int8"]
@@ -86,7 +87,6 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in FOLDER.glob("*.yaml")))
 
 
-@cache
 def load(name: str) -> Target:
     """Load a target by name, or from a YAML file of the user's own.
 
@@ -96,7 +96,7 @@ def load(name: str) -> Target:
     Raises:
         RecipeError: no such target; the hint names the nearest one.
     """
-    path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
+    path = Path(name) if name.endswith(SUFFIXES) else FOLDER / f"{name}.yaml"
     if not path.is_file():
         near = difflib.get_close_matches(name, names(), n=1, cutoff=0.4)
         guess = f"Did you mean {near[0]!r}? " if near else ""
@@ -105,5 +105,5 @@ def load(name: str) -> Target:
         )
     try:
         return Target.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (ValidationError, yaml.YAMLError) as e:
+    except (ValidationError, yaml.YAMLError, OSError, UnicodeDecodeError) as e:
         raise RecipeError(f"Target file {path} is not valid: {e}", "See docs/targets.md.") from e
