@@ -1,7 +1,6 @@
 """Where a recipe begins: a file, a package or the user's code becomes an artifact."""
 
 import hashlib
-import shutil
 from importlib import util
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from edgekit.artifact import FORMAT_OF_SUFFIX, NAME_MAP, Artifact, TensorSpec
 from edgekit.errors import UsageError
-from edgekit.manifest import write_text_atomically
+from edgekit.manifest import LIBRARIES, write_text_atomically
 from edgekit.passes.base import Context
 
 if TYPE_CHECKING:
@@ -93,15 +92,15 @@ class ModelConfig(BaseModel):
         """Hash of what decides the captured network: the model file, or the code and weights."""
         digest = hashlib.sha256(self.model_dump_json().encode())
         source = self.source(base)
-        paths = [] if source is None else [source]
-        if self.python:
-            module = self.python.partition(":")[0]
-            paths = sorted(base.glob("*.py")) if _is_in(base, module) else []
-            if self.weights:
-                paths.append(base / self.weights)
-        for path in paths:
+        paths = [] if source is None else [source, *_external(source)]
+        for module in (*((self.python,) if self.python else ()), *self.imports):
+            paths += _code(module.partition(":")[0], base)
+        if self.weights:
+            paths.append(base / self.weights)
+        for path in dict.fromkeys(paths):
             if path.is_file():
-                digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
+                with path.open("rb") as file:
+                    digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
         return digest.hexdigest()
 
     def run(self, context: Context) -> Artifact:
@@ -133,9 +132,35 @@ def package_folder(name: str) -> Path:
     return Path(next(iter(spec.submodule_search_locations)))
 
 
-def _is_in(base: Path, module: str) -> bool:
-    name = module if module.endswith(".py") else module.split(".")[0] + ".py"
-    return (base / name).is_file()
+def _external(source: Path) -> list[Path]:
+    """The files that hold an ONNX model's weights, where they lie outside the model file."""
+    from edgekit.evaluate import external_data
+
+    if source.suffix != ".onnx":
+        return []
+    return [source.parent / name for name in external_data(source)]
+
+
+def _code(module: str, base: Path) -> list[Path]:
+    """The source files that importing a module of the user's can run, as far as they are known.
+
+    These are all modules and packages in its folder, and an installed package's own files. What
+    else the code reads (a checkpoint, a third package) is not known.
+    """
+    top = module.split(".")[0]
+    if module.endswith(".py"):
+        folder = (base / module).parent
+    elif (base / top).is_dir() or (base / f"{top}.py").is_file():
+        folder = base
+    elif top in LIBRARIES or (spec := util.find_spec(top)) is None:
+        return []  # the libraries' versions are part of every key
+    elif spec.submodule_search_locations:
+        return [p for f in spec.submodule_search_locations for p in sorted(Path(f).rglob("*.py"))]
+    else:
+        return [Path(spec.origin)] if spec.origin else []
+    packages = {p.parent for p in folder.glob("*/__init__.py")} | {folder / top}
+    inside = [p for package in sorted(packages) for p in sorted(package.rglob("*.py"))]
+    return [*sorted(folder.glob("*.py")), *inside]
 
 
 def _import_onnx(source: Path, context: Context) -> Artifact:
@@ -210,13 +235,7 @@ def _capture(config: ModelConfig, context: Context) -> Artifact:
     if config.python is None:  # the validator rules it out
         raise UsageError("`model:` names no code.", "Give `python: module:factory`.")
     factory = load_factory(config.python, context.base)
-    try:
-        module = factory()
-    except Exception as e:
-        raise UsageError(
-            f"The factory {config.python} raised {type(e).__name__}: {e}",
-            "Call it on its own to see the traceback; it must give a torch.nn.Module.",
-        ) from e
+    module = factory()
     if not isinstance(module, nn.Module):
         raise UsageError(
             f"The factory {config.python} gave a {type(module).__name__}, not a torch.nn.Module.",
@@ -271,9 +290,3 @@ def _example_size(dim: str) -> int:
     if star and factor.strip().isdigit():
         return int(factor) * 3
     return 2 if dim == "batch" else 16
-
-
-def copy_files(artifact: Artifact, out: Path) -> None:
-    """Copy an artifact's files, keeping their names."""
-    for file in artifact.files:
-        shutil.copy2(artifact.root / file, out / file)
