@@ -24,8 +24,12 @@ from edgekit.passes.quantize import Quantize
 from edgekit.target import Target
 
 SCHEMA_VERSION: Literal[1] = 1
+BASELINES = "baselines"
 _BOOL, _FLOAT = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:float"
 _RESOLVED_HERE = frozenset({_BOOL, _FLOAT})
+
+_NEED_BENCH = frozenset({"speedup", "p50_ms", "p90_ms", "p99_ms", "energy_j"})
+_NEED_DATA = frozenset({"accuracy_drop", "agreement"})
 
 # A new pass is one line here.
 AnyPass = Annotated[
@@ -62,7 +66,7 @@ class Gate(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    budget: float
+    budget: float = Field(allow_inf_nan=False)
     on: Literal["bound", "value"] = "bound"
     allow: Literal["measured", "estimated"] = "measured"
 
@@ -161,6 +165,9 @@ class Recipe(BaseModel):
         names = [b.name for b in self.branches]
         if len(set(names)) < len(names):
             raise ValueError("two branches have the same name; give each its own")
+        for name in names:
+            if name == BASELINES or re.match(r"\d\d-|report\.(json|md|html)$", name):
+                raise ValueError(f"a branch cannot be called {name!r}: a run uses that name itself")
         for where, chain in self.chains():
             titles = [p.title for p in chain]
             for title in titles:
@@ -169,6 +176,17 @@ class Recipe(BaseModel):
             for step in chain:
                 if step.needs_data and self.data is None:
                     raise ValueError(f"{where}: `{step.kind}` needs a `data:` section")
+        return self
+
+    @model_validator(mode="after")
+    def _gates_can_be_held(self) -> "Recipe":
+        for i, branch in enumerate(self.branches):
+            given = set(branch.gates.given())
+            where = f"branches[{i}].gates"
+            if branch.bench == "off" and (needs := sorted(given & _NEED_BENCH)):
+                raise ValueError(f"{where}: {needs[0]!r} needs a measurement, and `bench` is off")
+            if self.data is None and (needs := sorted(given & _NEED_DATA)):
+                raise ValueError(f"{where}: {needs[0]!r} needs a `data:` section")
         return self
 
     def chains(self) -> Iterator[tuple[str, tuple[Pass, ...]]]:
@@ -226,11 +244,23 @@ def load(path: Path) -> Recipe:
         data = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
     except yaml.YAMLError as e:
         raise RecipeError(f"{path} is not valid YAML: {e}", "Check the indentation there.") from e
-    return parse(data, node=node, source=str(path))
+    return parse(data, node=node, source=str(path), base=path.parent)
 
 
-def parse(data: object, *, node: yaml.Node | None = None, source: str = "recipe") -> Recipe:
+def parse(
+    data: object,
+    *,
+    node: yaml.Node | None = None,
+    source: str = "recipe",
+    base: Path | None = None,
+) -> Recipe:
     """Check a recipe that is already data.
+
+    Args:
+        data: what the YAML says.
+        node: the YAML's own tree, for line numbers.
+        source: what messages call it.
+        base: the folder that a target's file is relative to; the working folder unless given.
 
     Raises:
         RecipeError: as `load`.
@@ -247,12 +277,22 @@ def parse(data: object, *, node: yaml.Node | None = None, source: str = "recipe"
             f"{source} is not a valid recipe:\n{message}",
             hints or "`edgekit recipe schema` prints every key.",
         ) from e
+    recipe = recipe.model_copy(
+        update={"branches": tuple(_placed(b, base or Path()) for b in recipe.branches)}
+    )
     for i, branch in enumerate(recipe.branches):
         try:
             targets.load(branch.target)
         except RecipeError as e:
             raise RecipeError(f"{source}: branches[{i}].target: {e.message}", e.hint) from e
     return recipe
+
+
+def _placed(branch: Branch, base: Path) -> Branch:
+    """The branch with a target file's path as seen from the working folder."""
+    if not branch.target.endswith(targets.SUFFIXES):
+        return branch
+    return branch.model_copy(update={"target": str(base / branch.target)})
 
 
 def _causes(error: ValidationError) -> list[Any]:

@@ -1,7 +1,9 @@
 """Run recipes and single passes: what the command line and Python scripts call."""
 
 from edgekit.pipeline.gates import raise_for_verdict
-from edgekit.pipeline.run import explain, locate, run_recipe
+from edgekit.pipeline.measure import cpu_threads
+from edgekit.pipeline.plan import explain, locate
+from edgekit.pipeline.run import run_recipe
 from edgekit.pipeline.single import (
     apply,
     bench_models,
@@ -17,6 +19,7 @@ __all__ = [
     "bench_models",
     "capture",
     "compare_models",
+    "cpu_threads",
     "evaluate_model",
     "examine_machine",
     "explain",

@@ -10,7 +10,7 @@ from edgekit.report.schema import ChangedExample, Changes, ClassChange, Figure
 if TYPE_CHECKING:
     from edgekit.data import Dataset
     from edgekit.metrics import Task
-    from edgekit.pipeline.measure import Judged
+    from edgekit.pipeline.scores import Judged
 
 _EXAMPLES = 50
 
@@ -46,6 +46,16 @@ def latency_fields(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
             fields["speedup"] = Figure.unavailable("x", "The others are compared with this one.")
         found[name] = fields
     return found
+
+
+def unmeasured(reason: str) -> dict[str, Figure]:
+    """The fields of a step whose latency was not measured."""
+    figures = {name: Figure.unavailable("ms", reason) for name in _PERCENTILES}
+    return {
+        **figures,
+        "speedup": Figure.unavailable("x", reason),
+        "energy_j": Figure.unavailable("j", reason),
+    }
 
 
 def metric_unit(metric: str) -> str:

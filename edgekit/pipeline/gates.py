@@ -1,5 +1,6 @@
 """Gates: what was measured, held against what the recipe allows."""
 
+import math
 from collections.abc import Sequence
 
 from edgekit.errors import GateError
@@ -75,12 +76,17 @@ def _hold(name: str, gate: Gate, branch: str, found: tuple[Figure, str]) -> Gate
     observed, step = found
     at_most = name not in _AT_LEAST
     value = observed.value
-    if gate.on == "bound":
-        bound = observed.high if at_most else observed.low
-        value = bound if bound is not None else value
+    bound, other = observed.high, observed.low
+    if not at_most:
+        bound, other = other, bound
+    if gate.on == "bound" and bound is not None:
+        value = bound
     end = _which_end(observed, gate, value)
-    if observed.label == "unavailable" or value is None:
+    one_sided = gate.on == "bound" and bound is None and other is not None
+    if observed.label == "unavailable" or value is None or math.isnan(value):
         passed, why = False, f"was not measured: {observed.note or 'no figure'}"
+    elif one_sided:
+        passed, why = False, f"has no {'upper' if at_most else 'lower'} bound: {observed.note}"
     elif observed.label == "estimated" and gate.allow != "estimated":
         passed, why = False, f"is only estimated ({value:.4g}); the recipe may say allow: estimated"
     else:

@@ -8,7 +8,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit import manifest
@@ -18,8 +17,8 @@ from edgekit.evaluate import Arrays, captured_sizes, cost_of, predict, targets_o
 from edgekit.metrics import Task
 from edgekit.passes.base import Context
 from edgekit.passes.export_onnx import DEFAULT_OPSET, ExportOnnx
-from edgekit.pipeline.figures import changes_of, interval_figure, latency_fields
-from edgekit.pipeline.scores import Judged, read_judged, read_json, write_json, write_judged
+from edgekit.pipeline.figures import changes_of, interval_figure, latency_fields, unmeasured
+from edgekit.pipeline.scores import Judged, read_json, read_judged, write_json, write_judged
 from edgekit.pipeline.step import Made, Store, cache_key, guarded, make, step_key
 from edgekit.progress import Progress
 from edgekit.recipe import BASELINES, Branch
@@ -258,7 +257,7 @@ class Judge:
                 subjects[name].content_hash: fields
                 for name, fields in latency_fields(result).items()
             }
-        missing = _unmeasured(reason or "Not of the format that the target's runtime runs.")
+        missing = unmeasured(reason or "Not of the format that the target's runtime runs.")
         hashes = {a.artifact.content_hash for a in (self.original, *shared, *chain)}
         lowered = {s.content_hash for s in map(self._shipped, (self.original, *shared)) if s}
         for content_hash in hashes | lowered:
@@ -401,13 +400,3 @@ class Judge:
     def device(self) -> dict[str, Any]:
         """The fingerprint of this machine."""
         return self._fingerprint
-
-
-def _unmeasured(reason: str) -> dict[str, Figure]:
-    units = {"latency_p50_ms": "ms", "latency_p90_ms": "ms", "latency_p99_ms": "ms"}
-    figures = {name: Figure.unavailable(unit, reason) for name, unit in units.items()}
-    return {
-        **figures,
-        "speedup": Figure.unavailable("x", reason),
-        "energy_j": Figure.unavailable("j", reason),
-    }

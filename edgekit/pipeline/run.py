@@ -7,15 +7,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
 from edgekit import __version__, manifest
-from edgekit import target as targets
 from edgekit.errors import EdgekitError, RecipeError, UnavailableError, UsageError
 from edgekit.passes.base import Context, Pass
 from edgekit.pipeline import gates
 from edgekit.pipeline.measure import Judge, cpu_threads
-from edgekit.pipeline.step import Made, Store, cache_key, make
+from edgekit.pipeline.plan import ORIGINAL, check_start, locate
+from edgekit.pipeline.step import Made, Store, capture_key, guarded, make, step_key
 from edgekit.progress import Progress, Silent
 from edgekit.recipe import Branch, Recipe, load
 from edgekit.report.schema import BranchReport, RunReport, StepReport
@@ -24,64 +24,7 @@ from edgekit.target import Target
 if TYPE_CHECKING:
     from edgekit.data import Dataset
 
-RECIPE = "recipe.yaml"
 REPORT = "report.json"
-
-
-def locate(path: Path) -> Path:
-    """The recipe file that a user means: the file, or `recipe.yaml` in a folder."""
-    return path / RECIPE if path.is_dir() else path
-
-
-def explain(path: Path, out: Path | None) -> list[dict[str, Any]]:
-    """Say what a recipe would do, without doing it.
-
-    Args:
-        path: the recipe.
-        out: the run's folder, to see what is there already; None does not look.
-
-    Returns:
-        One mapping a step: `branch`, `step`, `folder`, `config` with what the targets decide, and
-        `there` (whether an artifact stands in that folder; its key is checked when it runs).
-    """
-    recipe = load(locate(path))
-    _start_format(recipe, locate(path).parent)
-    plan: list[dict[str, Any]] = [
-        {"branch": "", "step": "capture", "folder": "00-original", "config": _model(recipe)}
-    ]
-    plan += _explain_chain("", recipe.passes, recipe.targets(), 1)
-    for branch, target in zip(recipe.branches, recipe.targets(), strict=True):
-        plan += _explain_chain(branch.name, branch.passes, (target,), 1)
-        measured = {"bench": branch.bench, "gates": branch.gates.model_dump(exclude_none=True)}
-        plan.append({"branch": branch.name, "step": "measure", "folder": "", "config": measured})
-    for step in plan:
-        folder = step["folder"]
-        there = out is not None and folder and (out / str(folder) / manifest.FILE).is_file()
-        step["there"] = bool(there)
-    return plan
-
-
-def _model(recipe: Recipe) -> dict[str, Any]:
-    return recipe.model.model_dump(exclude_none=True)
-
-
-def _explain_chain(
-    branch: str, chain: Sequence[Pass], chain_targets: Sequence[Target], first: int
-) -> list[dict[str, Any]]:
-    return [
-        {
-            "branch": branch,
-            "step": step.title,
-            "folder": str(Path(branch) / f"{i:02d}-{step.title}"),
-            "config": step.resolve(chain_targets).model_dump(mode="json", exclude_none=True),
-        }
-        for i, step in enumerate(chain, first)
-    ]
-
-
-def _start_format(recipe: Recipe, base: Path) -> None:
-    source = recipe.model.source(base)
-    recipe.check_formats("onnx" if source is not None and source.suffix == ".onnx" else "pt2")
 
 
 def run_recipe(
@@ -116,12 +59,12 @@ def run_recipe(
     """
     path = locate(path)
     recipe = load(path)
-    _start_format(recipe, path.parent)
+    check_start(recipe, path.parent)
     unknown = set(branches or ()) - {b.name for b in recipe.branches}
     if unknown:
         names = ", ".join(b.name for b in recipe.branches)
         raise RecipeError(f"There is no branch {min(unknown)!r}.", f"Branches are {names}.")
-    with locked(out):
+    with locked(out, out):
         started = time.perf_counter()
         run = _Run(
             recipe=recipe,
@@ -131,19 +74,24 @@ def run_recipe(
             threads=threads or cpu_threads(),
             progress=progress or Silent(),
         )
+        run.store.clear()
         return run.run(set(branches or ()), started)
 
 
 @contextmanager
-def locked(out: Path) -> Iterator[None]:
-    """Make the run's folder, and keep a second run out of it.
+def locked(folder: Path, out: Path) -> Iterator[None]:
+    """Make a folder to work in, and keep a second run out of it.
+
+    Args:
+        folder: holds the lock.
+        out: what the user calls it.
 
     Raises:
         UsageError: it cannot be written, or another run is at work in it.
     """
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock = (out / ".lock").open("w")
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
     except OSError as e:
         raise UsageError(
             f"The output folder {out} cannot be written: {e.strerror}.", "Give another with -o."
@@ -171,6 +119,7 @@ class _Run:
     made_now: int = 0
     found: int = 0
     errors: list[EdgekitError] = field(default_factory=list)
+    skips: list[EdgekitError] = field(default_factory=list)
 
     def run(self, only: set[str], started: float) -> RunReport:
         started_utc = datetime.now(UTC).isoformat(timespec="seconds")
@@ -179,10 +128,6 @@ class _Run:
 
             self.data = open_data(self.recipe.data, self.base)
         self.original = made = self._capture()
-        shared = []
-        for i, step in enumerate(self.recipe.passes, 1):
-            made = self._step(step, made, f"{i:02d}-{step.title}", self.recipe.targets())
-            shared.append(made)
         judge = Judge(
             store=self.store,
             original=self.original,
@@ -193,11 +138,22 @@ class _Run:
             progress=self.progress,
             imports=self.recipe.model.imports,
         )
-        reports = [
-            self._branch(branch, shared, judge)
-            for branch in self.recipe.branches
+        # Before anything is trained: data that does not fit the network is found now.
+        judge.judge(made, None)
+        shared: list[Made] = []
+        for i, step in enumerate(self.recipe.passes, 1):
+            parent = made
+            made = self._step(step, parent, f"{i:02d}-{step.title}", self.recipe.targets())
+            judge.judge(made, parent)
+            shared.append(made)
+        chosen = [
+            (branch, target)
+            for branch, target in zip(self.recipe.branches, self.recipe.targets(), strict=True)
             if not only or branch.name in only
         ]
+        reports = [self._branch(branch, target, shared, judge) for branch, target in chosen]
+        if len(self.skips) == len(chosen):
+            self.errors.append(self.skips[0])  # a run that made nothing for any target
         report = self._report(judge, shared, reports, started_utc, started)
         self._write(report)
         if self.errors:
@@ -229,21 +185,14 @@ class _Run:
         return made
 
     def _capture(self) -> Made:
-        model = self.recipe.model
-        key = cache_key(
-            kind="capture",
-            model=model.fingerprint(self.base),
-            inputs=[s.model_dump() for s in self.data.inputs] if self.data else None,
-            seed=self.recipe.seed,
-            versions=manifest.versions(),
-        )
+        model, context = self.recipe.model, self._context()
         made = make(
             self.store,
-            self.out / "00-original",
+            self.out / ORIGINAL,
             step="original",
-            config={"kind": "capture", **_model(self.recipe)},
-            key=key,
-            context=self._context(),
+            config={"kind": "capture", **model.model_dump(mode="json", exclude_none=True)},
+            key=capture_key(model, context),
+            context=context,
             run=model.run,
         )
         return self._note(made, "original")
@@ -262,51 +211,59 @@ class _Run:
         )
         return self._note(made, folder)
 
-    def _branch(self, branch: Branch, shared: Sequence[Made], judge: Judge) -> BranchReport:
+    def _branch(
+        self, branch: Branch, target: Target, shared: Sequence[Made], judge: Judge
+    ) -> BranchReport:
         """One branch to its end; what it cannot do is in its report, not in the others' way."""
-        target = targets.load(branch.target)
         chain: list[Made] = []
         made = shared[-1] if shared else judge.original
         failure: EdgekitError | None = None
         try:
             for i, step in enumerate(branch.passes, 1):
-                folder = f"{branch.name}/{i:02d}-{step.title}"
-                made = self._step(step, made, folder, (target,))
+                parent = made
+                made = self._step(step, parent, f"{branch.name}/{i:02d}-{step.title}", (target,))
+                judge.judge(made, parent)
                 chain.append(made)
-        except UnavailableError as e:
-            failure = e
-            if branch.optional:
-                self.progress.say(f"  {branch.name}: skipped. {e.message} {e.hint}")
         except EdgekitError as e:
             failure = e
-        if failure is not None and not (branch.optional and isinstance(failure, UnavailableError)):
-            self.errors.append(failure)
-        measured = judge.branch(branch, target, shared, chain)
+        try:
+            measured = judge.branch(branch, target, shared, chain)
+        except EdgekitError as e:
+            failure = failure or e
+            measured = judge.branch(branch, target, shared, chain, lost=str(e))
         if failure is not None:
-            skipped = failure not in self.errors
-            lost = branch.passes[len(chain)]
-            step_report = StepReport(
-                name=lost.title,
-                kind=lost.kind,
-                status="skipped" if skipped else "failed",
-                reason=str(failure),
-            )
-            return measured.model_copy(
-                update={
-                    "steps": (*measured.steps, step_report),
-                    "status": "skipped" if skipped else "failed",
-                    "reason": str(failure),
-                }
-            )
+            return self._ended(branch, measured, failure, branch.passes[len(chain) :])
         held = gates.hold(
             branch.gates,
             branch.name,
             measured.original or judge.original_report(),
-            measured.steps or judge.reports(shared) or (judge.original_report(),),
+            measured.steps or measured.shared or (judge.original_report(),),
         )
         passed = all(g.passed for g in held)
         return measured.model_copy(
             update={"gates": held, "status": "passed" if passed else "failed"}
+        )
+
+    def _ended(
+        self,
+        branch: Branch,
+        measured: BranchReport,
+        failure: EdgekitError,
+        left: Sequence[Pass],
+    ) -> BranchReport:
+        """The report of a branch that could not be finished, and its place in the exit code."""
+        skipped = branch.optional and isinstance(failure, UnavailableError)
+        (self.skips if skipped else self.errors).append(failure)
+        status: Literal["skipped", "failed"] = "skipped" if skipped else "failed"
+        self.progress.say(f"  {branch.name}: {status}. {failure}")
+        steps = measured.steps
+        if left:
+            lost = StepReport(
+                name=left[0].title, kind=left[0].kind, status=status, reason=str(failure)
+            )
+            steps = (*steps, lost)
+        return measured.model_copy(
+            update={"steps": steps, "status": status, "reason": str(failure)}
         )
 
     def _report(
@@ -320,7 +277,7 @@ class _Run:
         nothing = self.made_now == 0 and judge.measured_now == 0
         if nothing:
             self.progress.say("Nothing to do: every step and every measurement was already there.")
-        failed = any(b.status == "failed" for b in branches)
+        failed = bool(self.errors) or any(b.status == "failed" for b in branches)
         return RunReport(
             edgekit=__version__,
             recipe=self.recipe.name,
@@ -329,7 +286,10 @@ class _Run:
             seconds=round(time.perf_counter() - started, 3),
             metric=judge.metric_name,
             higher_is_better=judge.higher_is_better,
-            quick=any(b.bench == "quick" for b in self.recipe.branches),
+            quick=any(
+                b.bench == "quick" and b.name in {r.name for r in branches}
+                for b in self.recipe.branches
+            ),
             versions=manifest.versions(),
             device=judge.device(),
             data=self.data.summary() if self.data else {},
@@ -343,7 +303,7 @@ class _Run:
     def _write(self, report: RunReport) -> None:
         from edgekit.report.markdown import markdown
 
-        try:
+        with guarded("Writing the report"):
             manifest.write_text_atomically(
                 self.out / REPORT, report.model_dump_json(indent=2) + "\n"
             )
@@ -354,23 +314,3 @@ class _Run:
                 manifest.write_text_atomically(self.out / "report.html", html(report))
             except UnavailableError as e:
                 self.progress.say(f"  no HTML report: {e.message} {e.hint}")
-        except OSError as e:
-            raise UsageError(
-                f"The report cannot be written to {self.out}: {e.strerror}.",
-                "Free some disk space; every finished step is kept.",
-            ) from e
-
-
-def step_key(step: Pass, parent: Made, context: Context) -> str:
-    """The cache key of a step: everything that decides what it makes."""
-    return cache_key(
-        config=step.model_dump(mode="json", exclude={"name"}),
-        parent=parent.artifact.content_hash,
-        format=parent.artifact.format,
-        reads=step.reads(context),
-        data=context.data.summary() if context.data and step.needs_data else None,
-        task=context.task.model_dump() if step.needs_data else None,
-        seed=context.seed,
-        threads=context.threads if step.trains else None,
-        versions=manifest.versions(),
-    )

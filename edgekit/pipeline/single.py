@@ -1,5 +1,6 @@
 """What can be done to one artifact outside a recipe: one pass, a comparison, a look inside."""
 
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
@@ -15,6 +16,7 @@ from edgekit.artifact import Artifact, TensorSpec
 from edgekit.errors import RecipeError, UsageError
 from edgekit.evaluate import (
     cost_of,
+    fixed_batch,
     match_inputs,
     open_artifact,
     predict,
@@ -26,8 +28,8 @@ from edgekit.metrics import Task
 from edgekit.passes.base import Context, Pass
 from edgekit.passes.capture import ModelConfig
 from edgekit.pipeline.measure import cpu_threads
-from edgekit.pipeline.run import locked, step_key
-from edgekit.pipeline.step import Made, Store, make
+from edgekit.pipeline.run import locked
+from edgekit.pipeline.step import Made, Store, capture_key, guarded, make, step_key
 from edgekit.progress import Progress, Silent
 from edgekit.verify import OutputParity, compare
 
@@ -77,6 +79,8 @@ def apply(
         EdgekitError: as the pass and its inputs demand.
     """
     artifact = open_artifact(model)
+    if artifact.root.resolve() == out.resolve():
+        raise UsageError(f"{out} is the model's own folder.", "Give another folder with -o.")
     step = step.resolve((targets.load(target),) if target else ())
     if artifact.format not in step.accepts:
         raise UsageError(
@@ -128,8 +132,6 @@ def capture(
     """
     from pydantic import ValidationError
 
-    from edgekit.pipeline.step import cache_key
-
     try:
         config = ModelConfig.model_validate(dict(model))
     except ValidationError as e:
@@ -144,20 +146,13 @@ def capture(
         threads=cpu_threads(),
         progress=progress or Silent(),
     )
-    key = cache_key(
-        kind="capture",
-        model=config.fingerprint(context.base),
-        data=context.data.summary() if context.data else None,
-        seed=seed,
-        versions=manifest.versions(),
-    )
     with _place(out) as (store, folder):
         return make(
             store,
             folder,
             step="capture",
             config={"kind": "capture", **config.model_dump(mode="json", exclude_none=True)},
-            key=key,
+            key=capture_key(config, context),
             context=context,
             run=config.run,
         ).manifest
@@ -174,14 +169,12 @@ def _open(data: "DataConfig | None") -> "Dataset | None":
 @contextmanager
 def _place(out: Path) -> Iterator[tuple[Store, Path]]:
     """The folder of one artifact, with its staging beside it."""
-    out = out.absolute()
-    with locked(out.parent / f".{out.name}.edgekit"):
-        workshop = out.parent / f".{out.name}.edgekit"
+    place = out.resolve()
+    workshop = place.parent / f".{place.name}.edgekit"
+    with locked(workshop, out):
         try:
-            yield Store(workshop, fresh=False), out
+            yield Store(workshop), place
         finally:
-            import shutil
-
             shutil.rmtree(workshop, ignore_errors=True)
 
 
@@ -240,17 +233,19 @@ def compare_models(
         seed: seeds them.
     """
     first, second = open_artifact(a), open_artifact(b)
-    if data is not None:
-        dataset = _open(data)
+    dataset = _open(data)
+    with guarded("Comparing the models"):
         if dataset is not None:
             return compare(
                 predict(first, dataset, "evaluation"), predict(second, dataset, "evaluation")
             )
-    feeds = random_inputs(first.inputs, samples, seed)
-    names = match_inputs(second, [s.name for s in first.inputs])
-    return compare(
-        predictor(first)(feeds), predictor(second)({n: feeds[src] for n, src in names.items()})
-    )
+        # Two models with a fixed batch must have the same one; one of them decides for the other.
+        samples = fixed_batch(first) or fixed_batch(second) or samples
+        feeds = random_inputs(first.inputs, samples, seed)
+        names = match_inputs(second, [s.name for s in first.inputs])
+        return compare(
+            predictor(first)(feeds), predictor(second)({n: feeds[src] for n, src in names.items()})
+        )
 
 
 def random_inputs(inputs: Sequence[TensorSpec], samples: int, seed: int) -> dict[str, NDArray[Any]]:
@@ -298,9 +293,11 @@ def evaluate_model(
         raise UsageError("`eval` needs data.", "Give it with --data.")
     if split not in dataset.splits:
         raise RecipeError(f"There is no split {split!r}.", f"Splits: {', '.join(dataset.splits)}.")
-    outputs = predict(
-        open_artifact(model), dataset, split, threads=threads or cpu_threads(), progress=progress
-    )
+    artifact = open_artifact(model)
+    with guarded(f"Evaluating {model}"):
+        outputs = predict(
+            artifact, dataset, split, threads=threads or cpu_threads(), progress=progress
+        )
     targets = targets_of(task, dataset, split, outputs)
     if targets is None:
         raise UsageError("The data has no targets to judge by.", "Name them in `data:`.")
@@ -334,16 +331,17 @@ def bench_models(
     from edgekit.pipeline.benchmark import bench_artifacts
 
     artifacts = {_label(path, models): open_artifact(path) for path in models}
-    return bench_artifacts(
-        artifacts,
-        runtime=runtime,
-        quick=quick,
-        threads=threads,
-        dims=dict(dims or {}),
-        layers=layers,
-        seed=seed,
-        progress=progress or Silent(),
-    )
+    with guarded("The benchmark"):
+        return bench_artifacts(
+            artifacts,
+            runtime=runtime,
+            quick=quick,
+            threads=threads,
+            dims=dict(dims or {}),
+            layers=layers,
+            seed=seed,
+            progress=progress or Silent(),
+        )
 
 
 def _label(path: Path, models: Sequence[Path]) -> str:

@@ -4,14 +4,15 @@ The folder is filled in a staging folder beside it, its manifest is written last
 puts it in place. So a folder with a manifest is complete, whatever killed the run before.
 """
 
+import errno
 import hashlib
 import json
 import random
 import shutil
 import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,12 +22,18 @@ from typing import Any
 import numpy as np
 
 from edgekit import manifest
-from edgekit.artifact import NAME_MAP, Artifact, content_hash
+from edgekit.artifact import NAME_MAP, Artifact
+from edgekit.bench.fingerprint import fingerprint
 from edgekit.errors import EdgekitError, PassError, UsageError
 from edgekit.manifest import Manifest
-from edgekit.passes.base import Context
+from edgekit.passes.base import Context, Pass
+from edgekit.passes.capture import ModelConfig
 
 STAGING = ".staging"
+MEASURED, SCORES = "measured.json", "scores.npz"
+_BESIDE = frozenset({manifest.FILE, NAME_MAP, MEASURED, SCORES})
+_WRITTEN = ("model.", f"{manifest.FILE}.", f"{MEASURED}.", f"{SCORES}.")  # and drafts of them
+_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 
 
 @dataclass(frozen=True)
@@ -56,29 +63,39 @@ class Store:
     _by_key: dict[str, Path] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Clear what a killed run left, and look at what is there."""
-        shutil.rmtree(self.out / STAGING, ignore_errors=True)
+        """Look at what is there."""
         if self.fresh:
             return
-        for path in sorted(self.out.glob(f"**/{manifest.FILE}")):
-            with suppress(UsageError):
-                self._by_key[manifest.read(path.parent).cache_key] = path.parent
+        # No deeper than a run's own folders: the user may have named their home.
+        for depth in ("*", "*/*", "*/*/*"):
+            for path in sorted(self.out.glob(f"{depth}/{manifest.FILE}")):
+                with suppress(UsageError):
+                    self._by_key[manifest.read(path.parent).cache_key] = path.parent
 
-    def find(self, key: str, folder: Path) -> Manifest | None:
-        """The finished artifact with this key, in `folder`; None where it must be made.
+    def clear(self) -> None:
+        """Remove what a killed run left half-made."""
+        shutil.rmtree(self.out / STAGING, ignore_errors=True)
 
-        An artifact with the same key elsewhere in the run is copied: it is the same artifact.
-        """
+    def look(self, key: str, folder: Path) -> Manifest | None:
+        """The finished artifact with this key, in `folder` or elsewhere in the run."""
         known = self._by_key.get(key)
         for place in (known,) if self.fresh else dict.fromkeys((folder, known)):
             found = _intact(place, key) if place is not None else None
-            if place is None or found is None:
-                continue
-            if place != folder:
-                self._put(folder, partial(_copy, place))
-                found = manifest.read(folder)
-            return found
+            if found is not None:
+                return found
         return None
+
+    def find(self, key: str, folder: Path, step: str, config: dict[str, Any]) -> Manifest | None:
+        """The finished artifact with this key, put into `folder` under this step's name.
+
+        An artifact with the same key elsewhere in the run is copied: it is the same artifact.
+        """
+        found = self.look(key, folder)
+        if found is None or (found.artifact.root == folder and found.step == step):
+            return found
+        named = found.model_copy(update={"step": step, "pass_config": config})
+        self._put(folder, partial(_copy, named))
+        return manifest.read(folder)
 
     def make(self, folder: Path, fill: Callable[[Path], Manifest]) -> Manifest:
         """Make `folder` by filling a staging folder, and put it in place in one rename."""
@@ -88,11 +105,7 @@ class Store:
         return made
 
     def _put(self, folder: Path, fill: Callable[[Path], Manifest]) -> None:
-        if folder.exists() and not (folder / manifest.FILE).exists() and any(folder.iterdir()):
-            raise UsageError(
-                f"{folder} is in the way: it is not an artifact of edgekit's.",
-                "Move it, or give another output folder.",
-            )
+        _refuse_strangers(folder)
         (self.out / STAGING).mkdir(parents=True, exist_ok=True)
         folder.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(mkdtemp(dir=self.out / STAGING))
@@ -103,25 +116,68 @@ class Store:
                 folder.replace(Path(mkdtemp(dir=self.out / STAGING)) / "old")
             staging.replace(folder)
         finally:
-            shutil.rmtree(self.out / STAGING, ignore_errors=True)
+            self.clear()
+
+
+def _refuse_strangers(folder: Path) -> None:
+    """Replace nothing that edgekit did not write: a file, or a folder with the user's own files."""
+    if not folder.is_dir():
+        strangers = [folder.name] if folder.exists() else []
+    else:
+        try:
+            known = {*_BESIDE, *manifest.read(folder).artifact.files}
+        except UsageError:
+            known = {*_BESIDE}
+        names = [path.name for path in folder.iterdir()]
+        written = {name for name in names if name.lstrip(".").startswith(_WRITTEN)}
+        strangers = [n for n in names if n not in known and n not in written]
+    if strangers:
+        raise UsageError(
+            f"{folder} is in the way: {min(strangers)} is not edgekit's.",
+            "Move it, or give another output folder.",
+        )
 
 
 def _intact(folder: Path, key: str) -> Manifest | None:
     """The manifest in `folder` if it has this key and its files are what it says."""
     try:
         found = manifest.read(folder)
-        files = [folder / f for f in found.artifact.files if f != NAME_MAP]
-        same = found.cache_key == key and content_hash(files) == found.artifact.content_hash
+        return found if found.cache_key == key and found.artifact.intact() else None
     except UsageError:
         return None
-    return found if same else None
 
 
-def _copy(place: Path, out: Path) -> Manifest:
-    found = manifest.read(place)
+def _copy(found: Manifest, out: Path) -> Manifest:
     for file in found.artifact.files:
-        shutil.copy2(place / file, out / file)
+        shutil.copy2(found.artifact.root / file, out / file)
     return found
+
+
+def step_key(step: Pass, parent: Made, context: Context) -> str:
+    """The cache key of a step: everything that decides what it makes."""
+    return cache_key(
+        config=step.model_dump(mode="json", exclude={"name"}),
+        parent=parent.artifact.content_hash,
+        format=parent.artifact.format,
+        reads=step.reads(context),
+        data=context.data.summary() if context.data and step.needs_data else None,
+        task=context.task.model_dump() if step.needs_data else None,
+        seed=context.seed,
+        threads=context.threads if step.trains else None,
+        device=None if step.deterministic else fingerprint()["digest"],
+        versions=manifest.versions(),
+    )
+
+
+def capture_key(model: ModelConfig, context: Context) -> str:
+    """The cache key of the original: the model's file, or its code and weights."""
+    return cache_key(
+        kind="capture",
+        model=model.fingerprint(context.base),
+        inputs=[s.model_dump() for s in context.data.inputs] if context.data else None,
+        seed=context.seed,
+        versions=manifest.versions(),
+    )
 
 
 def cache_key(**parts: Any) -> str:
@@ -155,15 +211,12 @@ def make(
         PassError: the work failed in a way that the pass did not foresee.
         EdgekitError: as the pass raised it.
     """
-    found = store.find(key, folder)
-    if found is not None:
-        return Made(found, cached=True)
 
     def fill(staging: Path) -> Manifest:
         context.out = staging
         seed_everything(context.seed)
         started = time.perf_counter()
-        artifact = _guarded(step, context, run)
+        artifact = run(context)
         return Manifest(
             artifact=artifact,
             step=step,
@@ -176,22 +229,43 @@ def make(
             seconds=round(time.perf_counter() - started, 3),
         )
 
-    return Made(store.make(folder, fill), cached=False)
+    with guarded(f"Step {step!r}"):
+        found = store.find(key, folder, step, config)
+        if found is not None:
+            return Made(found, cached=True)
+        return Made(store.make(folder, fill), cached=False)
 
 
-def _guarded(step: str, context: Context, run: Callable[[Context], Artifact]) -> Artifact:
+@contextmanager
+def guarded(what: str) -> Iterator[None]:
+    """Turn a failure that nobody foresaw into a PassError that says what failed.
+
+    Args:
+        what: begins the message, such as `Step 'prune'`.
+
+    Raises:
+        PassError: the disk is full, memory ran out, or a library failed.
+    """
     try:
-        return run(context)
+        yield
     except EdgekitError:
         raise
     except OSError as e:
+        place = f" ({e.filename})" if e.filename else ""
         raise PassError(
-            f"Step {step!r} could not write its files: {e.strerror or e}.",
-            "Free some disk space or give another folder; finished steps are kept.",
+            f"{what} could not use its files: {e.strerror or e}{place}.",
+            "Free some disk space or give another folder; finished steps are kept."
+            if e.errno in _NO_SPACE
+            else "Look at that file and its permissions; finished steps are kept.",
+        ) from e
+    except MemoryError as e:
+        raise PassError(
+            f"{what} ran out of memory.",
+            "Close other programs or take smaller batches; finished steps are kept.",
         ) from e
     except Exception as e:
         raise PassError(
-            f"Step {step!r} failed: {type(e).__name__}: {str(e).strip()[:500]}",
+            f"{what} failed: {type(e).__name__}: {str(e).strip()[:500]}",
             "Run with --traceback to see where; finished steps are kept.",
         ) from e
 

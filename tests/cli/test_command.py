@@ -121,9 +121,9 @@ def test_a_run_writes_its_artifacts_and_reports(finished: Path) -> None:
         "00-original",
         "01-prune",
         "02-distill",
-        "baselines/original",
-        "baselines/prune",
-        "baselines/distill",
+        "baselines/00-original",
+        "baselines/01-prune",
+        "baselines/02-distill",
         "x86/01-export-onnx",
         "x86/02-quantize",
     }
