@@ -12,7 +12,8 @@ def inspect(model: common.Model, json: common.Json = False) -> None:
     from edgekit.cli import show
     from edgekit.pipeline import inspect as inspect_model
 
-    found = inspect_model(model)
+    with common.progress():
+        found = inspect_model(model)
     common.print_json(found) if json else show.inspection(found)
 
 
@@ -35,7 +36,8 @@ def verify(
     from edgekit.pipeline import compare_models
     from edgekit.verify import check
 
-    parity = compare_models(a, b, data=common.data_config(data), samples=samples, seed=seed)
+    with common.progress():
+        parity = compare_models(a, b, data=common.data_config(data), samples=samples, seed=seed)
     plain = {name: p.model_dump() for name, p in parity.items()}
     common.print_json(plain) if json else show.parity(plain)
     no_limit = atol is None and min_sqnr_db is None and min_agreement is None

@@ -1,8 +1,11 @@
 """What the commands share: their options, and how results and progress are shown."""
 
+import ctypes
+import os
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from edgekit.progress import Task as ProgressTask
 
 M = TypeVar("M", bound="BaseModel")
+_LINE_EVERY_S = 30.0
 
 Model = Annotated[
     Path, typer.Argument(metavar="MODEL", help="An artifact's folder, a .pt2 or an .onnx file.")
@@ -84,7 +88,7 @@ def data_config(text: str | None) -> "DataConfig | None":
 
     from edgekit.data import DataConfig
 
-    source: dict[str, Any]
+    source: Any
     path = Path(text)
     if text.startswith("python:"):
         source = {"python": text.removeprefix("python:")}
@@ -93,8 +97,12 @@ def data_config(text: str | None) -> "DataConfig | None":
     elif path.suffix in {".npz", ".csv"}:
         source = {path.suffix[1:]: str(path.resolve())}
     elif path.suffix in {".yaml", ".yml"} and path.is_file():
-        source = yaml.safe_load(path.read_text(encoding="utf-8"))
-        source = source.get("data", source)
+        try:
+            source = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, OSError, UnicodeDecodeError) as e:
+            raise UsageError(f"--data {text!r} cannot be read: {e}", "Give a YAML file.") from e
+        source = source.get("data", source) if isinstance(source, dict) else source
+        source = _anchored(source, path.parent) if isinstance(source, dict) else source
     else:
         raise UsageError(
             f"--data {text!r} is not a .npz, .csv or .yaml file, nor a folder.",
@@ -103,7 +111,24 @@ def data_config(text: str | None) -> "DataConfig | None":
     return build(DataConfig, source, "--data")
 
 
-def build(model: type[M], fields: dict[str, Any], what: str) -> M:
+def _anchored(source: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The keys of `data:` with the paths that start at the YAML file's folder made absolute."""
+    found = dict(source)
+    for key in ("npz", "folder", "csv"):
+        if isinstance(found.get(key), str):
+            found[key] = str((folder / found[key]).resolve())
+    module, colon, factory = str(found.get("python") or "").partition(":")
+    file = folder / (module if module.endswith(".py") else f"{module}.py")
+    if colon and file.is_file():
+        found["python"] = f"{file.resolve()}:{factory}"
+    split = found.get("split")
+    if isinstance(split, dict) and isinstance(split.get("files"), dict):
+        files = {name: str((folder / str(f)).resolve()) for name, f in split["files"].items()}
+        found["split"] = {**split, "files": files}
+    return found
+
+
+def build(model: type[M], fields: Any, what: str) -> M:
     """Make a model from options, with the errors of a recipe.
 
     Raises:
@@ -167,7 +192,7 @@ class _Bar:
 
 
 class _Bars:
-    """A progress display on stderr: bars with an ETA on a terminal, lines elsewhere."""
+    """A progress display on a terminal: bars with an ETA."""
 
     def __init__(self, bars: "RichProgress") -> None:
         self._bars = bars
@@ -186,10 +211,60 @@ class _Bars:
         self._bars.console.print(message, markup=False, highlight=False)
 
 
+class _Line:
+    """A task shown as a line of text now and then."""
+
+    def __init__(self, description: str, total: float | None) -> None:
+        self._description, self._total, self._done = description, total, 0.0
+        self._started = self._shown = time.monotonic()
+
+    def advance(self, amount: float = 1.0, *, detail: str = "") -> None:
+        """Move on, and say so where the last line is a while ago."""
+        self._done += amount
+        now = time.monotonic()
+        if now - self._shown < _LINE_EVERY_S:
+            return
+        self._shown = now
+        parts = [detail] if detail else []
+        if self._total and self._done > 0:
+            left = (now - self._started) * max(0.0, self._total / self._done - 1)
+            parts = [f"{100 * self._done / self._total:.0f} %", f"ETA {left:.0f} s", *parts]
+        sys.stderr.write(f"  {self._description}: {', '.join(parts) or 'at work'}\n")
+        sys.stderr.flush()
+
+
+class _Lines:
+    """A progress display where no terminal is: a log gets few lines, and no control codes."""
+
+    @contextmanager
+    def task(self, description: str, total: float | None) -> Iterator["ProgressTask"]:
+        """Say every half minute how far the task is."""
+        yield _Line(description, total)
+
+    def say(self, message: str) -> None:
+        """Show one line."""
+        sys.stderr.write(f"{message}\n")
+        sys.stderr.flush()
+
+
 @contextmanager
 def progress() -> Iterator["Progress"]:
-    """A progress display on stderr, for as long as the block runs."""
+    """A progress display on stderr for as long as the block runs, and stdout kept for the result.
+
+    Whatever a library or the user's own code prints meanwhile goes to stderr.
+    """
     from rich.console import Console
+
+    with _stdout_kept():
+        console = Console(stderr=True, soft_wrap=True)
+        if not console.is_terminal:
+            yield _Lines()
+            return
+        with _bars(console) as bars:
+            yield _Bars(bars)
+
+
+def _bars(console: "Console") -> "RichProgress":
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -199,9 +274,8 @@ def progress() -> Iterator["Progress"]:
         TimeRemainingColumn,
     )
 
-    console = Console(stderr=True, soft_wrap=True)
     columns = (
-        TextColumn("  {task.description}"),
+        TextColumn("  {task.description}", markup=False),
         BarColumn(bar_width=28),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
@@ -209,10 +283,22 @@ def progress() -> Iterator["Progress"]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[detail]}", markup=False),
     )
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as bars:
-        yield _Bars(bars)
+    return Progress(*columns, console=console, transient=True)
+
+
+@contextmanager
+def _stdout_kept() -> Iterator[None]:
+    """Send what is printed to stderr, below Python too: compiled libraries print as well."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    try:
+        os.dup2(2, 1)
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        ctypes.CDLL(None).fflush(None)  # what C libraries still hold back
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def input_specs(texts: list[str] | None) -> dict[str, dict[str, Any]] | None:

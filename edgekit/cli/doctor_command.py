@@ -17,5 +17,6 @@ def doctor(json: common.Json = False) -> None:
     from edgekit.cli import show
     from edgekit.pipeline import examine_machine
 
-    found = examine_machine()
+    with common.progress():
+        found = examine_machine()
     common.print_json(found) if json else show.doctor(found)

@@ -25,10 +25,11 @@ def run(
     A second run does only what is new. Exit code 5: a gate is not held.
     """
     from edgekit.cli import show
-    from edgekit.pipeline import explain, raise_for_verdict, run_recipe
+    from edgekit.pipeline import cpu_threads, explain, raise_for_verdict, run_recipe
 
     if dry_run:
-        plan = explain(recipe, out)
+        with common.progress():
+            plan = explain(recipe, out, threads=threads or cpu_threads())
         common.print_json(plan) if json else show.plan(plan)
         return
     with common.progress() as progress:
