@@ -126,8 +126,8 @@ def load_weights(module: nn.Module, path: Path) -> None:
     """
     if not path.is_file():
         raise UsageError(f"{path} does not exist.", "Check the path.")
-    state = _read_state(path)
     own = module.state_dict()
+    state = _with_ties(_read_state(path), module)
     kinds = {
         "of another shape": [
             f"{name} {tuple(value.shape)} instead of {tuple(own[name].shape)}"
@@ -144,6 +144,16 @@ def load_weights(module: nn.Module, path: Path) -> None:
             "Build the module that these weights were saved from.",
         )
     module.load_state_dict(state)
+
+
+def _with_ties(state: dict[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
+    """Give every name of a tied tensor its value: safetensors' `save_model` keeps one of them."""
+    found = dict(state)
+    for group in find_ties(module, set(module.state_dict())):
+        known = next((state[name] for name in group if name in state), None)
+        if known is not None:
+            found.update({name: known for name in group if name not in state})
+    return found
 
 
 def _few(names: Sequence[str]) -> str:

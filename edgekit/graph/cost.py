@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from edgekit.graph.macs import Cost as Cost
-from edgekit.graph.program import Program, input_nodes, module_path
+from edgekit.graph.program import Program, module_path
 
 aten = torch.ops.aten
 
@@ -64,12 +64,7 @@ class _Sizes:
     """Sizes of the graph's tensors with the batch at 1."""
 
     def __init__(self, program: Program) -> None:
-        batch = program.batch_dim()
-        self.one: set[Any] = set()
-        for spec, node in zip(program.inputs, input_nodes(program.exported), strict=True):
-            for entry, size in zip(spec.shape, node.meta["val"].shape, strict=True):
-                if entry == batch and isinstance(size, torch.SymInt):
-                    self.one |= size.node.expr.free_symbols
+        self.values = program.symbol_sizes()
 
     def __call__(self, node: Any) -> list[int]:
         return [self.of(size) for size in node.meta["val"].shape]
@@ -77,10 +72,7 @@ class _Sizes:
     def of(self, size: int | torch.SymInt) -> int:
         if isinstance(size, int):
             return size
-        expression = size.node.expr
-        hints = size.node.shape_env.backed_var_to_val
-        values = {s: 1 if s in self.one else hints[s] for s in expression.free_symbols}
-        return int(expression.xreplace(values))
+        return int(size.node.expr.xreplace(self.values))
 
 
 def _convolution(node: Node, sizes: _Sizes) -> int:

@@ -33,6 +33,7 @@ _PATH = re.compile(r"[\w.\-/ ]{0,1000}")
 _VERSION = re.compile(r"[\w.+\-<= ]{1,60}")
 _STACK = re.compile(r"[\w.\-@ \[\]'\"(),;:/<>]{0,20000}")
 _FORBIDDEN = frozenset({"as_custom_obj", "as_operator", "custom_obj", "token", "class_fqn"})
+_BY_NAME = frozenset({"tensor_values", "sym_int_values", "sym_float_values", "sym_bool_values"})
 _DEVICES = frozenset({"cpu", "cuda", "mps", "xpu", "meta"})
 _NUMBERS = frozenset({"Infinity", "-Infinity", "NaN"})
 
@@ -109,6 +110,12 @@ class _Cleaner:
             self.text(str(value.get("type")), "type")
             return {"type": "cpu", "index": None}
         found = {}
+        if key in _BY_NAME:  # its keys are the user's names, which may be any word
+            for name, child in value.items():
+                if _NAME.fullmatch(name) is None or keyword.iskeyword(name):
+                    raise self.refused(f"{name[:80]!r} is not a name")
+                found[name] = self.value(child, "", depth + 1)
+            return found
         for name, child in value.items():
             if name in _FORBIDDEN or (name == "custom_obj_values" and child):
                 raise self.refused(f"it holds a script object or a callable ({name})")

@@ -114,6 +114,21 @@ class Program:
                     found[name] = _hint(size) // factor
         return found
 
+    def symbol_sizes(self) -> dict[Any, int]:
+        """Each symbol in the graph's shapes as a number: the batch as 1, others as captured.
+
+        A loaded graph knows the sizes of whole expressions (`8*s1`) only, so they are solved.
+        """
+        batch = self.batch_dim()
+        found: dict[Any, int] = {}
+        for spec, node in zip(self.inputs, input_nodes(self.exported), strict=True):
+            for entry, size in zip(spec.shape, node.meta["val"].shape, strict=True):
+                if not isinstance(size, torch.SymInt) or len(size.node.expr.free_symbols) != 1:
+                    continue
+                symbol, value = solve(size)
+                found[symbol] = 1 if entry == batch else value
+        return found
+
 
 def rebuild(module: GraphModule, like: Program, **changes: Any) -> Program:
     """Capture a graph module again after it was trained or its layers were shrunk.
@@ -253,6 +268,15 @@ def _tidy(exported: ExportedProgram) -> None:
                     f"L['self'].{path}" if path else "L['self']": (path, kind)
                     for path, kind in stack.values()
                 }
+
+
+def solve(size: torch.SymInt) -> tuple[Any, int]:
+    """The one symbol of a linear size (`s`, `8*s`), and its value in the captured example."""
+    expression = size.node.expr
+    (symbol,) = expression.free_symbols
+    offset = int(expression.xreplace({symbol: 0}))
+    factor = int(expression.xreplace({symbol: 1})) - offset
+    return symbol, (_hint(size) - offset) // factor
 
 
 def _hint(size: int | torch.SymInt) -> int:

@@ -21,7 +21,7 @@ from edgekit.graph import flatten as flat
 from edgekit.graph.archive import Archive, read_archive
 from edgekit.graph.functionalise import functionalise
 from edgekit.graph.model_json import NAMESPACES
-from edgekit.graph.program import Program, assemble, input_nodes, output_nodes, retie_state
+from edgekit.graph.program import Program, assemble, input_nodes, output_nodes, retie_state, solve
 from edgekit.graph.quiet import quiet
 
 
@@ -107,6 +107,7 @@ def load(path: Path, imports: Sequence[str] = ()) -> Program:
     if not fits:
         raise UsageError(f"{path} names other inputs or outputs than its graph.", "Make it again.")
     retie_state(exported, notes.ties)
+    _mend_symbols(exported)
     return Program(exported, **{name: getattr(notes, name) for name in _FIELDS})
 
 
@@ -119,6 +120,7 @@ def _foreign(exported: ExportedProgram, archive: Archive) -> Program:
     if len(outputs) != count:
         outputs = ["output"] if count == 1 else [f"output_{i}" for i in range(count)]
     names = flat.unique([flat.identifier(name) for name in outputs], set(inputs))
+    _mend_symbols(exported)
     symbols = _symbols(exported)
     program = assemble(exported, symbols, input_names=inputs, output_names=names)
     program.warnings = tuple(warnings_found)
@@ -135,6 +137,22 @@ def _symbols(exported: ExportedProgram) -> dict[str, str]:
                     free = axis == 0 and "batch" not in found.values()
                     found.setdefault(str(symbol), "batch" if free else f"dim_{len(found)}")
     return found
+
+
+def _mend_symbols(exported: ExportedProgram) -> None:
+    """Give each symbol its own size and range; torch's loader files them under `8*s1` instead.
+
+    Lowering takes every entry for a symbol, and fails on one that is a product.
+    """
+    for node in input_nodes(exported):
+        for size in node.meta["val"].shape:
+            if not isinstance(size, torch.SymInt) or size.node.expr.is_Symbol:
+                continue
+            expression, known = size.node.expr, size.node.shape_env
+            if len(expression.free_symbols) == 1:
+                symbol, value = solve(size)
+                known.backed_var_to_val.setdefault(symbol, value)
+            known.var_to_range.pop(expression, None)
 
 
 def _namespaces(exported: ExportedProgram) -> set[str]:

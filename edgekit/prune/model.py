@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 from torch.fx import Node
 
@@ -48,7 +47,7 @@ class Polynomial:
 
 def macs_model(program: Program, families: Families, known: Cost) -> Polynomial:
     """MACs of one sample, equal to what `edgekit.graph.cost` counts."""
-    sizes = _Sizes(program, families)
+    sizes = _Sizes(program)
     terms: list[list[Factor]] = []
     for op, _ in families.coupling.ops:
         terms.extend(_terms(op))
@@ -109,21 +108,11 @@ def _polynomial(
 class _Sizes:
     """Dynamic sizes as numbers: the batch as 1, others as in the capture's example."""
 
-    def __init__(self, program: Program, families: Families) -> None:
-        batch = program.batch_dim()
-        nodes = [n for n in families.coupling.module.graph.nodes if n.op == "placeholder"]
-        self.one: set[Any] = set()
-        for spec, node in zip(program.inputs, nodes, strict=True):
-            for entry, size in zip(spec.shape, node.meta["val"].shape, strict=True):
-                if entry == batch and isinstance(size, torch.SymInt):
-                    self.one |= size.node.expr.free_symbols
+    def __init__(self, program: Program) -> None:
+        self.values = program.symbol_sizes()
 
     def __call__(self, size: Size) -> int:
-        if isinstance(size, int):
-            return size
-        expression, hints = size.node.expr, size.node.shape_env.backed_var_to_val
-        values = {s: 1 if s in self.one else hints[s] for s in expression.free_symbols}
-        return int(expression.xreplace(values))
+        return size if isinstance(size, int) else int(size.node.expr.xreplace(self.values))
 
 
 def _factors(op: Op, argument: str | Node, part: slice = slice(None)) -> list[Factor]:

@@ -303,6 +303,18 @@ def test_weights_load_or_name_what_does_not_fit(tmp_path):
         load_weights(other, tmp_path / "none.pt")
 
 
+def test_tied_weights_may_be_saved_once(tmp_path):
+    safetensors = pytest.importorskip("safetensors.torch")
+    module, other = nets.example("tied")[0], nets.example("tied")[0]
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(1)
+    safetensors.save_model(module, str(tmp_path / "w.safetensors"))
+    load_weights(other, tmp_path / "w.safetensors")
+    for name, value in module.state_dict().items():
+        assert torch.equal(other.state_dict()[name], value), name
+
+
 def test_pickled_weights_do_not_run(tmp_path):
     marker = tmp_path / "ran"
 

@@ -17,8 +17,10 @@ from edgekit.errors import UsageError
 from edgekit.graph import modes, store
 from edgekit.graph.archive import read_archive
 from edgekit.graph.capture import capture
+from edgekit.graph.cost import cost
 from edgekit.graph.expressions import is_shape_expression
 from edgekit.graph.program import rebuild
+from edgekit.graph.quiet import quiet
 
 sys.path.insert(0, str(Path(__file__).parent))
 import nets
@@ -567,3 +569,39 @@ def test_other_expressions_do_not(text):
 def test_the_reader_takes_bytes_too(path):
     assert read_archive(path.read_bytes(), "net").payloads
     assert modes is not None
+
+
+class NamedBadly(nn.Module):
+    """Inputs with names that the file's format uses too."""
+
+    def forward(self, metadata, device, tensor_values):
+        return {"token": metadata + device, "class_fqn": tensor_values}
+
+
+def test_inputs_may_be_called_like_keys_of_the_format(tmp_path):
+    example = {name: torch.ones(2, 3) for name in ("metadata", "device", "tensor_values")}
+    store.save(capture(NamedBadly(), example), tmp_path / "m.pt2")
+    program = store.load(tmp_path / "m.pt2")
+    assert [s.name for s in program.inputs] == ["metadata", "device", "tensor_values"]
+    assert [s.name for s in program.outputs] == ["token", "class_fqn"]
+    first, _ = program.module()(*example.values())
+    assert torch.equal(first, torch.full((2, 3), 2.0))
+
+
+def test_a_loaded_program_with_multiples_is_measured_and_lowered(tmp_path):
+    network = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.MaxPool2d(2)).eval()
+    program = capture(
+        network,
+        {"input": torch.ones(2, 1, 24, 16)},
+        dynamic={"input": ("batch", 1, "8*h", "8*w")},
+    )
+    store.save(program, tmp_path / "m.pt2")
+    loaded = store.load(tmp_path / "m.pt2")
+    assert cost(loaded).macs == cost(program).macs == 24 * 16 * 4 * 9
+    with quiet():
+        lowered = loaded.exported.run_decompositions({})
+    got = lowered.module()(torch.ones(1, 1, 32, 8))
+    expected = network(torch.ones(1, 1, 32, 8))
+    torch.testing.assert_close(got[0] if isinstance(got, tuple) else got, expected)
+    store.save(loaded, tmp_path / "again.pt2")
+    assert content_hash([tmp_path / "again.pt2"]) == content_hash([tmp_path / "m.pt2"])

@@ -174,13 +174,15 @@ def build_lstm():
 WORDS = """\
 import numpy as np
 
+PADDING = 49
+
 
 def load():
     # Sentences of 4 to 20 words; the class is the majority of two groups of words.
     rng = np.random.default_rng(0)
-    n, length, vocabulary = 800, 20, 50
+    n, length, vocabulary = 800, 20, 49
     y = np.arange(n) % 2
-    tokens = np.zeros((n, length), np.int64)
+    tokens = np.full((n, length), PADDING)
     for i in range(n):
         size = rng.integers(4, length + 1)
         words = rng.integers(11, vocabulary, size)
@@ -194,11 +196,13 @@ TRANSFORMER = """\
 import torch
 from torch import nn
 
+PADDING = 49
+
 
 class TextClassifier(nn.Module):
     def __init__(self, vocabulary=50, length=20, width=64, heads=4, layers=2, classes=2):
         super().__init__()
-        self.embedding = nn.Embedding(vocabulary, width, padding_idx=0)
+        self.embedding = nn.Embedding(vocabulary, width, padding_idx=PADDING)
         self.position = nn.Parameter(torch.randn(1, length, width) * 0.02)
         layer = nn.TransformerEncoderLayer(
             width, heads, 128, dropout=0.1, activation="gelu", batch_first=True
@@ -208,7 +212,7 @@ class TextClassifier(nn.Module):
         self.head = nn.Linear(width, classes)
 
     def forward(self, tokens):
-        padding = tokens == 0
+        padding = tokens == PADDING
         x = self.embedding(tokens) + self.position
         x = self.encoder(x, src_key_padding_mask=padding)
         keep = (~padding).unsqueeze(-1).to(x.dtype)
@@ -357,8 +361,8 @@ class Net(nn.Module):
         self.fc2 = nn.Linear(hidden, hidden)
         self.out = nn.Linear(hidden, classes)
 
-    def forward(self, x):
-        x = torch.relu(self.fc1(self.bn(x)))
+    def forward(self, input):
+        x = torch.relu(self.fc1(self.bn(input)))
         x = torch.nn.functional.gelu(self.fc2(x))
         return self.out(x)
 
@@ -388,11 +392,31 @@ import torch
 from torch import nn
 
 
+class Detector(nn.Module):
+    def __init__(self, features=24, hidden=64, code=4):
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Linear(features, hidden), nn.ELU(), nn.Linear(hidden, code))
+        self.decoder = nn.Sequential(nn.Linear(code, hidden), nn.ELU(), nn.Linear(hidden, features))
+
+    def forward(self, sensors):
+        reconstruction = self.decoder(self.encoder(sensors))
+        score = (reconstruction - sensors).pow(2).mean(dim=1)
+        return {"reconstruction": reconstruction, "score": score}
+
+
+class Autoencoder(Detector):
+    def forward(self, sensors):
+        return self.decoder(self.encoder(sensors))
+
+
 def build():
     torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Linear(24, 64), nn.ELU(), nn.Linear(64, 4), nn.Linear(4, 64), nn.ELU(), nn.Linear(64, 24)
-    )
+    return Detector()
+
+
+def build_autoencoder():
+    torch.manual_seed(0)
+    return Autoencoder()
 """
 
 TWO_INPUTS_DATA = (

@@ -11,6 +11,21 @@ pytestmark = pytest.mark.zoo
 
 PRUNE_LESS = "{kind: prune, macs: 0.7, multiple: 8}"
 
+
+def wine() -> str:
+    """A table as people keep it: measurements and the name of the class."""
+    from sklearn.datasets import load_wine
+
+    found = load_wine()
+    names = ("barolo", "grignolino", "barbera")
+    header = ",".join([*(f.replace("/", " ") for f in found.feature_names), "cultivar"])
+    rows = [
+        ",".join([*(f"{v:g}" for v in row), names[k]])
+        for row, k in zip(found.data, found.target, strict=True)
+    ]
+    return "\n".join([header, *rows]) + "\n"
+
+
 ZOO = {
     "mobilenet": Project(n.MOBILENET, n.IMAGES_8, bench="quick"),
     "resnet": Project(n.RESNET, n.IMAGES_16),
@@ -33,8 +48,23 @@ ZOO = {
         passes=(PRUNE, "{kind: distill, epochs: 4, label_weight: 0}"),
         gates="{}",
     ),
-    "unet": Project(n.UNET, n.SCENES, task="{kind: segmentation}", epochs=4),
-    "anomaly": Project(n.ANOMALY, n.READINGS, task="{kind: anomaly}", loss="input", epochs=10),
+    "unet": Project(n.UNET, n.SCENES, task="{kind: segmentation}", epochs=12),
+    "anomaly": Project(
+        n.ANOMALY,
+        n.READINGS,
+        task="{kind: anomaly, output: score}",
+        loss="input",
+        epochs=10,
+        passes=(PRUNE, "{kind: distill, epochs: 5, label_weight: 0, learning_rate: 2.0e-3}"),
+        gates="{accuracy_drop: {budget: 0.05, on: value}}",
+    ),
+    "table": Project(
+        n.TABLE_MLP,
+        section="{csv: wine.csv, target: cultivar, split: {calibration: 32, evaluation: 0.3}}",
+        epochs=20,
+        inputs="{input: {shape: [batch, 13]}}",
+        files={"wine.csv": wine()},
+    ),
     "two-inputs": Project(
         n.TWO_INPUTS, n.TWO_INPUTS_DATA, task="{kind: classification, output: logits}"
     ),
