@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import CoreSchema
 
 from edgekit import target as targets
 from edgekit.data import DataConfig
@@ -75,6 +83,13 @@ class Gate(BaseModel):
     def _from_a_number(cls, value: Any) -> Any:
         number = isinstance(value, int | float) and not isinstance(value, bool)
         return {"budget": value} if number else value
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        """Tell editors that a bare number does."""
+        return {"anyOf": [{"type": "number"}, handler(schema)]}
 
 
 class Gates(BaseModel):
@@ -270,8 +285,8 @@ def parse(
     try:
         recipe = Recipe.model_validate(data)
     except ValidationError as e:
-        problems = [_explain(error, node) for error in _causes(e)]
-        message = "\n".join(f"  {m}" for m, _ in problems)
+        problems = [_explain(error, node, data) for error in _causes(e)]
+        message = "\n".join(f"  {m}" for m in dict.fromkeys(m for m, _ in problems))
         hints = " ".join(dict.fromkeys(h for _, h in problems if h))
         raise RecipeError(
             f"{source} is not a valid recipe:\n{message}",
@@ -322,9 +337,9 @@ def _refuse_duplicates(node: yaml.Node | None) -> None:
             _refuse_duplicates(value)
 
 
-def _explain(error: Mapping[str, Any], node: yaml.Node | None) -> tuple[str, str]:
+def _explain(error: Mapping[str, Any], node: yaml.Node | None, data: object) -> tuple[str, str]:
     """One problem of pydantic's as (message with path and line, hint)."""
-    where = _without_tags(error["loc"])
+    where = _without_tags(error["loc"], data, missing=error["type"] == "missing")
     path = "".join(f"[{k}]" if isinstance(k, int) else f".{k}" for k in where).lstrip(".")
     line = _line(node, where)
     at = f"{path or 'recipe'}{f' (line {line})' if line else ''}"
@@ -337,7 +352,15 @@ def _explain(error: Mapping[str, Any], node: yaml.Node | None) -> tuple[str, str
         return f"{at}: there is no pass of kind {tag!r}.", nearest_hint(tag, list(_passes()))
     if kind == "union_tag_not_found":
         return f"{at}: a pass needs a `kind:`.", f"Kinds are {', '.join(_passes())}."
+    if kind == "literal_error":
+        valid = re.findall(r"'([^']+)'", str(error["ctx"]["expected"]))
+        return f"{at}: there is no {error['input']!r} here.", nearest_hint(
+            str(error["input"]), valid
+        )
+    if kind == "model_attributes_type" and error["input"] in _passes():
+        return f"{at}: a pass is a mapping.", f"Write `kind: {error['input']}`."
     message = str(error["msg"]).removeprefix("Value error, ")
+    message = message.replace("valid dictionary or instance of", "mapping with the keys of a")
     return f"{at}: {message[0].lower() + message[1:]}.", ""
 
 
@@ -354,12 +377,21 @@ def _passes() -> dict[str, type[Pass]]:
     return {cls.model_fields["kind"].default: cls for cls in get_args(union)}
 
 
-def _without_tags(loc: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Drop the pass kinds that pydantic puts into the path after a list index."""
-    kinds = set(_passes())
-    return tuple(
-        key for i, key in enumerate(loc) if not (i and isinstance(loc[i - 1], int) and key in kinds)
-    )
+def _without_tags(loc: tuple[Any, ...], data: object, *, missing: bool) -> tuple[Any, ...]:
+    """Keep of pydantic's path what stands in the recipe.
+
+    It also names the member of a union that it tried (`prune`, `constrained-int`).
+    """
+    found = []
+    for i, key in enumerate(loc):
+        if isinstance(data, dict) and (key in data or (missing and i == len(loc) - 1)):
+            data = data.get(key)
+        elif isinstance(data, list) and isinstance(key, int):
+            data = data[key] if key < len(data) else None
+        else:
+            continue
+        found.append(key)
+    return tuple(found)
 
 
 def _valid_keys(where: tuple[Any, ...], loc: tuple[Any, ...]) -> list[str]:

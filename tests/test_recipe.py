@@ -60,6 +60,12 @@ def test_a_recipe_becomes_passes(tmp_path: Path) -> None:
         ("epochs: 2", "epochs: two", r"passes\[1\]\.epochs \(line 9\).*integer", "schema"),
         ("branches:", "branch:", r"branch \(line 10\): no such key", "branches"),
         ("name: x86\n", "name: ../x86\n", r"branches\[0\]\.name", "schema"),
+        ("name: x86\n", "name: baselines\n", r"cannot be called 'baselines'", "schema"),
+        ("calibration: 10", "calibration: -3", r"data\.split\.calibration \(line 3\)", "schema"),
+        ("classification", "clasification", r"task\.kind \(line 4\)", "'classification'"),
+        ("kind: quantize", "quantize", r"branches\[0\]\.passes\[1\]", "kind: quantize"),
+        ("accuracy_drop: 0.01", "accuracy_drop: .nan", r"gates\.accuracy_drop.*finite", "schema"),
+        ("    passes:", "    bench: off\n    passes:", r"'speedup' needs a measurement", "schema"),
     ],
 )
 def test_a_mistake_is_placed_and_the_nearest_name_given(
@@ -116,6 +122,21 @@ def test_the_schema_names_every_pass_and_round_trips(tmp_path: Path) -> None:
         assert f'"const": "{kind}"' in text
     recipe = load(tmp_path, MINIMAL)
     assert Recipe.model_validate(recipe.model_dump(mode="json")) == recipe
+
+
+def test_a_target_file_is_found_beside_the_recipe(tmp_path: Path) -> None:
+    from edgekit import target
+
+    text = (target.FOLDER / "x86-avx2.yaml").read_text().replace("name: x86-avx2", "name: mine", 1)
+    (tmp_path / "mine.yaml").write_text(text)
+    recipe = load(tmp_path, MINIMAL.replace("x86-avx2", "mine.yaml"))
+    assert recipe.targets()[0].name == "mine"
+
+
+def test_the_schema_takes_the_short_forms() -> None:
+    schema = Recipe.model_json_schema()["$defs"]
+    assert {"type": "number"} in schema["Gate"]["anyOf"]
+    assert {"type": "string"} in schema["ModelConfig"]["anyOf"]
 
 
 def test_checking_a_recipe_imports_no_heavy_module(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ class Pass(BaseModel):
     accepts: ClassVar[frozenset[Format]]
     produces: ClassVar[Format | None] = None  # None: its fields decide
     needs_data: ClassVar[bool] = False
-    deterministic: ClassVar[bool] = True
+    deterministic: ClassVar[bool] = True  # False: the machine decides too
     trains: ClassVar[bool] = False  # sums in another order with another number of threads
 
     kind: str

@@ -5,7 +5,8 @@ from importlib import util
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, model_validator
+from pydantic_core import CoreSchema
 
 from edgekit.artifact import FORMAT_OF_SUFFIX, NAME_MAP, Artifact, TensorSpec
 from edgekit.errors import UsageError
@@ -58,6 +59,13 @@ class ModelConfig(BaseModel):
     @classmethod
     def _from_a_path(cls, value: Any) -> Any:
         return {"file": value} if isinstance(value, str) else value
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        """Tell editors that a bare path does."""
+        return {"anyOf": [{"type": "string"}, handler(schema)]}
 
     @model_validator(mode="after")
     def _one_source(self) -> "ModelConfig":
