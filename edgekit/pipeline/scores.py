@@ -46,7 +46,7 @@ def read_judged(root: Path, key: str) -> Judged | None:
     if known is None or known.get("key") != key:
         return None
     try:
-        with np.load(root / SCORES, allow_pickle=False) as arrays:
+        with (root / SCORES).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             if str(arrays["key"]) != key:
                 return None
             scores, labels = arrays.get("scores"), arrays.get("labels")

@@ -238,3 +238,43 @@ def test_data_a_pass_needs(edgekit: Command, tmp_path: Path) -> None:
     assert made.returncode == 0, made.stderr
     done = edgekit("finetune", "model", "--data", "nothing.parquet", "-o", "out")
     assert_says(done, 2, "nothing.parquet")
+
+
+@pytest.mark.parametrize("text", ["- a\n", "a: [\n", "3\n"])
+def test_a_data_file_that_is_no_mapping(edgekit: Command, tmp_path: Path, text: str) -> None:
+    write(tmp_path)
+    (tmp_path / "d.yaml").write_text(text)
+    assert_says(edgekit("eval", "model", "--data", "d.yaml"), 2, "--data")
+
+
+def test_an_output_that_is_the_model_or_a_file(edgekit: Command, tmp_path: Path) -> None:
+    write(tmp_path)
+    made = edgekit("capture", "model.py:build", "--input", "input=batch,8", "-o", "model")
+    assert made.returncode == 0, made.stderr
+    before = (tmp_path / "model/model.pt2").read_bytes()
+    prune = ("prune", "model", "--sparsity", "0.5", "-o")
+    assert_says(edgekit(*prune, "model"), 2, "the model's own folder")
+    assert (tmp_path / "model/model.pt2").read_bytes() == before
+    assert_says(edgekit(*prune, "model.py"), 2, "in the way")
+    assert (tmp_path / "model.py").read_text() == MODEL
+    assert edgekit(*prune, "out").returncode == 0
+    (tmp_path / "model/model.pt2").write_bytes((tmp_path / "out/model.pt2").read_bytes())
+    assert_says(edgekit("inspect", "model"), 2, "were changed")
+
+
+def test_traceback_keeps_the_exit_code(edgekit: Command) -> None:
+    done = edgekit("--traceback", "inspect", "gone.onnx")
+    assert done.returncode == 2
+    assert "Traceback" in done.stderr
+    assert "hint:" in done.stderr
+
+
+def test_ctrl_c_while_python_still_imports(tmp_path: Path) -> None:
+    """The first module that the commands import raises what Ctrl-C raises."""
+    (tmp_path / "typer.py").write_text("raise KeyboardInterrupt\n")
+    code = "from edgekit.cli.app import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 130
+    assert done.stderr.startswith("Interrupted.")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.project import RECIPE, write
+from tests.cli.project import MODEL, RECIPE, write
 from tests.conftest import EDGEKIT, Command
 
 COMMANDS = (
@@ -211,6 +211,79 @@ def test_a_branch_that_cannot_be_built_is_skipped_only_where_it_may_be(
     assert jetson["status"] == "skipped"
     assert "edgekit[tensorrt]" in jetson["reason"]
     assert [s["status"] for s in jetson["steps"]][-1] == "skipped"
+
+
+def test_a_run_with_nothing_but_skipped_branches_is_no_success(
+    edgekit: Command, finished: Path
+) -> None:
+    if shutil.which("trtexec"):
+        pytest.skip("TensorRT is installed")
+    shared, _, _ = RECIPE.partition("branches:")
+    branch = (
+        "branches:\n  - name: jetson\n    target: jetson-orin\n    optional: true\n    passes:\n"
+        "      - kind: export-onnx\n      - kind: build-tensorrt\n"
+    )
+    (finished / "only.yaml").write_text(shared + branch)
+    done = edgekit("run", "only.yaml", "-o", "out", cwd=finished)
+    assert done.returncode == 3, done.stderr
+    report = json.loads((finished / "out/report.json").read_text())
+    assert (report["verdict"], report["branches"][0]["status"]) == ("failed", "skipped")
+
+
+def test_a_dry_run_says_what_is_there_by_its_key(edgekit: Command, finished: Path) -> None:
+    def there(text: str) -> dict[str, bool]:
+        (finished / "dry.yaml").write_text(text)
+        done = edgekit("run", "dry.yaml", "-o", "out", "--dry-run", "--json", cwd=finished)
+        assert done.returncode == 0, done.stderr
+        return {step["step"]: step["there"] for step in json.loads(done.stdout)}
+
+    made = ("capture", "prune", "distill", "export-onnx", "quantize")
+    assert there(RECIPE) == {**dict.fromkeys(made, True), "measure": False}
+    edited = there(RECIPE.replace("epochs: 2", "epochs: 3"))
+    assert [edited[step] for step in made] == [True, True, False, False, False]
+
+
+def test_a_renamed_step_is_not_made_again_and_has_its_new_name(
+    edgekit: Command, finished: Path
+) -> None:
+    recipe = RECIPE.replace("kind: prune\n", "kind: prune\n    name: shrink\n")
+    (finished / "renamed.yaml").write_text(recipe)
+    done = edgekit("run", "renamed.yaml", "-o", "out", "--json", cwd=finished)
+    assert done.returncode == 0, done.stderr
+    assert "01-shrink: already there" in done.stderr
+    assert [s["name"] for s in json.loads(done.stdout)["shared"]] == ["shrink", "distill"]
+
+
+def test_what_the_users_code_prints_does_not_spoil_the_json(
+    edgekit: Command, tmp_path: Path
+) -> None:
+    noise = "import os\nprint('chatter')\nos.system('echo more chatter')\n"
+    write(tmp_path, model=noise + MODEL)
+    done = edgekit("capture", "model.py:build", "--input", "input=batch,8", "-o", "m", "--json")
+    assert json.loads(done.stdout)["artifact"]["format"] == "pt2"
+    assert done.stderr.count("chatter") == 2
+
+
+def test_a_branch_that_cannot_be_measured_does_not_stop_the_others(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device lost in one branch: its report says so, the next one is finished."""
+    from edgekit.errors import DeviceError
+    from edgekit.pipeline import benchmark, run_recipe
+
+    second = RECIPE[RECIPE.index("  - name: x86") :].replace("name: x86", "name: other")
+    (finished / "two.yaml").write_text(RECIPE.replace("bench: off", "bench: quick") + second)
+
+    def lost(*args: object, **kwargs: object) -> None:
+        raise DeviceError("The device is gone.", "Plug it in.")
+
+    monkeypatch.setattr(benchmark, "measure", lost)
+    with pytest.raises(DeviceError):
+        run_recipe(finished / "two.yaml", finished / "out")
+    first, other = json.loads((finished / "out/report.json").read_text())["branches"]
+    assert (first["status"], first["reason"]) == ("failed", "The device is gone. Plug it in.")
+    assert [s["status"] for s in first["steps"]] == ["cached", "cached"]
+    assert other["status"] == "passed"
 
 
 def test_the_steps_one_at_a_time(edgekit: Command, finished: Path) -> None:

@@ -54,6 +54,14 @@ def test_what_was_not_measured_never_passes(gate: str) -> None:
     assert not verdict(**{gate: 1e9})
 
 
+def test_a_bound_that_is_not_known_does_not_pass_on_the_value() -> None:
+    step = QUANTIZED.model_copy(
+        update={"latency_p99_ms": Figure(value=0.3, low=0.29, unit="ms", note="too few samples")}
+    )
+    assert not verdict((step,), p99_ms=1)
+    assert verdict((step,), p99_ms={"budget": 1, "on": "value"})
+
+
 def test_an_estimate_passes_only_where_it_is_allowed() -> None:
     step = QUANTIZED.model_copy(update={"energy_j": Figure(value=0.1, unit="j", label="estimated")})
     assert not verdict((step,), energy_j=1.0)

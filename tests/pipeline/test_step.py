@@ -116,6 +116,66 @@ def test_a_folder_of_the_users_own_is_not_replaced(tmp_path: Path) -> None:
     assert (tmp_path / "01-work/thesis.txt").read_text() == "years of work"
 
 
+@pytest.mark.parametrize("manifest_there", [True, False])
+def test_an_artifacts_folder_with_the_users_notes_in_it_is_not_replaced(
+    tmp_path: Path, manifest_there: bool
+) -> None:
+    do(tmp_path, Work())
+    (tmp_path / "01-work/notes.txt").write_text("mine")
+    if not manifest_there:
+        (tmp_path / "01-work" / manifest.FILE).write_text('{"name": "a web app"}')
+    with pytest.raises(UsageError, match=r"notes\.txt is not edgekit's"):
+        do(tmp_path, Work(), key="other")
+    assert (tmp_path / "01-work/notes.txt").read_text() == "mine"
+
+
+def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
+    (tmp_path / "01-work").write_text("a file")
+    with pytest.raises(UsageError, match="in the way"):
+        do(tmp_path, Work())
+    assert (tmp_path / "01-work").read_text() == "a file"
+
+
+def test_a_copy_has_the_name_of_its_own_step(tmp_path: Path) -> None:
+    do(tmp_path, Work())
+    copy = make(
+        Store(tmp_path),
+        tmp_path / "01-renamed",
+        step="renamed",
+        config={"name": "renamed"},
+        key="k",
+        context=Context(out=tmp_path, seed=0, task=Task()),
+        run=Work(ValueError("it must not run")),
+    )
+    assert copy.cached
+    assert (copy.manifest.step, copy.manifest.pass_config) == ("renamed", {"name": "renamed"})
+    assert manifest.read(tmp_path / "01-work").step == "work"
+
+
+def test_looking_changes_nothing(tmp_path: Path) -> None:
+    do(tmp_path, Work())
+    (tmp_path / STAGING / "of another run").mkdir(parents=True)
+    store = Store(tmp_path)
+    assert store.look("k", tmp_path / "elsewhere") is not None
+    assert store.look("other", tmp_path / "01-work") is None
+    assert (tmp_path / STAGING / "of another run").exists()
+    assert not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.parametrize("name", ["../evil", "/etc/passwd", ""])
+def test_a_manifest_cannot_name_a_file_outside_its_folder(tmp_path: Path, name: str) -> None:
+    made = do(tmp_path, Work())
+    path = made.artifact.root / manifest.FILE
+    path.write_text(path.read_text().replace('"model.onnx"', f'"{name}"'))
+    with pytest.raises(UsageError, match="not a manifest"):
+        manifest.read(made.artifact.root)
+
+
+def test_memory_that_runs_out_is_no_bug(tmp_path: Path) -> None:
+    with pytest.raises(PassError, match="ran out of memory"):
+        do(tmp_path, Work(MemoryError()))
+
+
 def test_what_a_killed_run_left_is_cleared(tmp_path: Path) -> None:
     (tmp_path / STAGING / "half").mkdir(parents=True)
     do(tmp_path, Work())
