@@ -13,6 +13,9 @@ INTERRUPTED = 130
 
 def main() -> None:
     """Run the command line; the exit codes are those of `edgekit.errors`."""
+    # Threads that wait for each other must not spin: on a machine that does anything else, spinning
+    # makes training several times slower. OpenMP reads this when torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         from edgekit.cli.commands import app
 
