@@ -222,10 +222,11 @@ def test_excluded_layers_stay_in_float(
         config=config,
     )
     reasons = dict(report.excluded)
-    assert set(reasons) == {"short/Conv", "head/Gemm", "stem/Conv"}
+    assert set(reasons) == {"short/Conv", "head/Gemm", "stem/Conv", "wise/Conv"}
     assert reasons["short/Conv"] == "excluded by 'short'"
     assert reasons["stem/Conv"] == "1 channels, fewer than 4"
-    assert report.quantized == 3
+    assert reasons["wise/Conv"] == "1 channels, fewer than 4"  # depthwise: one to a group
+    assert report.quantized == 2
 
 
 def test_a_pattern_that_matches_nothing(
