@@ -67,8 +67,6 @@ class Judge:
     _judged: dict[str, Judged] = field(default_factory=dict)
     _outputs: dict[str, Arrays] = field(default_factory=dict)
 
-    # --- accuracy and cost
-
     def judge(self, made: Made, parent: Made | None) -> Judged:
         """Evaluate an artifact, or read what an earlier run said of it."""
         artifact = made.artifact
@@ -223,8 +221,6 @@ class Judge:
         )
         self.measured_now += not exported.cached
         return exported.artifact
-
-    # --- latency
 
     def branch(
         self,
