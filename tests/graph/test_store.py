@@ -603,5 +603,6 @@ def test_a_loaded_program_with_multiples_is_measured_and_lowered(tmp_path):
     got = lowered.module()(torch.ones(1, 1, 32, 8))
     expected = network(torch.ones(1, 1, 32, 8))
     torch.testing.assert_close(got[0] if isinstance(got, tuple) else got, expected)
-    store.save(loaded, tmp_path / "again.pt2")
-    assert content_hash([tmp_path / "again.pt2"]) == content_hash([tmp_path / "m.pt2"])
+    before = (tmp_path / "m.pt2").read_bytes()
+    store.save(loaded, tmp_path / "m.pt2")
+    assert (tmp_path / "m.pt2").read_bytes() == before

@@ -525,7 +525,7 @@ def build():
     return AnySize()
 """
 
-NEXT_TOKEN = """\
+COUNTING = """\
 import numpy as np
 
 

@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,11 @@ class Project:
         model: text of model.py.
         data: text of data.py.
         task: the recipe's `task:`.
-        loss: cross-entropy (`classes`), squared error with the first input (`input`), or None for
-            a network that stays as its factory made it.
+        loss: cross-entropy (`classes`), squared error with the first input (`input`), none but
+            batch statistics (`statistics`), or None for a network as its factory made it.
         epochs: how long its owner trained it.
         passes: the shared chain.
-        calibrate: the recipe's `split:`.
+        split: the recipe's `split:`.
         section: the recipe's `data:`, where it is not data.py.
         factory: the function of model.py.
         inputs: the recipe's `model: inputs:`.
@@ -60,7 +60,7 @@ class Project:
         passes = "".join(f"  - {p}\n" for p in self.passes)
         weights = ", weights: weights.safetensors" if self.loss else ""
         inputs = f", inputs: {self.inputs}" if self.inputs else ""
-        section = self.section or '{python: "data.py:load", split: %s}' % self.split
+        section = self.section or f'{{python: "data.py:load", split: {self.split}}}'
         shapes = f", shapes: {self.shapes}" if self.shapes else ""
         quantize = f", {self.quantize}" if self.quantize else ""
         return (
@@ -121,6 +121,8 @@ def train(folder: Path, project: Project) -> None:
             inputs = [torch.from_numpy(np.array(x)) for x in batch.inputs.values()]
             out = network(*inputs)
             first = next(iter(out.values())) if isinstance(out, dict) else out
+            if project.loss == "statistics":
+                continue
             if project.loss == "classes":
                 labels = torch.from_numpy(np.array(batch.targets)).long()
                 loss = torch.nn.functional.cross_entropy(first, labels)
@@ -191,6 +193,3 @@ def run(folder: Path, *args: str) -> Run:
         check=False,
     )
     return Run(folder, out, done.returncode, done.stdout, done.stderr)
-
-
-Zoo = Callable[..., Run]
