@@ -24,13 +24,15 @@ def edgekit(tmp_path: Path) -> Command:
     """Run the installed command in a folder of its own, as a user does."""
 
     def run(
-        *args: object, cwd: Path | None = None, **options: object
+        *args: object,
+        cwd: Path | None = None,
+        env: dict[str, str] | None = None,
+        **options: object,
     ) -> subprocess.CompletedProcess[str]:
-        env = {**os.environ, "COLUMNS": "200", "NO_COLOR": "1"}
         return subprocess.run(
             [str(EDGEKIT), *map(str, args)],
             cwd=cwd or tmp_path,
-            env=env,
+            env={**os.environ, "COLUMNS": "200", "NO_COLOR": "1", **(env or {})},
             capture_output=True,
             text=True,
             timeout=300,

@@ -27,6 +27,14 @@ def main() -> None:
             traceback.print_exc()
         _complain(e)
         sys.exit(e.exit_code)
+    except ModuleNotFoundError as e:
+        from edgekit.extras import missing
+
+        known = missing(e)
+        if known is None:
+            raise
+        _complain(known)
+        sys.exit(known.exit_code)
     except KeyboardInterrupt:
         _say_interrupted()
         sys.exit(INTERRUPTED)

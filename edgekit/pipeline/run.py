@@ -301,6 +301,7 @@ class _Run:
         )
 
     def _write(self, report: RunReport) -> None:
+        from edgekit.report.junit import junit
         from edgekit.report.markdown import markdown
 
         with guarded("Writing the report"):
@@ -308,6 +309,7 @@ class _Run:
                 self.out / REPORT, report.model_dump_json(indent=2) + "\n"
             )
             manifest.write_text_atomically(self.out / "report.md", markdown(report))
+            manifest.write_text_atomically(self.out / "report.junit.xml", junit(report))
             try:
                 from edgekit.report.html import html
 

@@ -23,6 +23,7 @@ from edgekit.evaluate import (
     predictor,
     targets_of,
 )
+from edgekit.extras import EXTRA_OF, command
 from edgekit.manifest import Manifest
 from edgekit.metrics import Task
 from edgekit.passes.base import Context, Pass
@@ -36,15 +37,7 @@ from edgekit.verify import OutputParity, compare
 if TYPE_CHECKING:
     from edgekit.data import DataConfig, Dataset
 
-_OPTIONAL = {
-    "torch": "edgekit[torch]",
-    "nncf": "edgekit[torch]",
-    "onnxscript": "edgekit[torch]",
-    "tensorrt": "edgekit[tensorrt]",
-    "tensorrt-rtx": "edgekit[tensorrt-rtx]",
-    "openvino": "edgekit[openvino]",
-    "jinja2": "edgekit[report]",
-}
+_DISTRIBUTION = {"PIL": "pillow", "pynvml": "nvidia-ml-py"}
 
 
 def apply(
@@ -353,9 +346,9 @@ def examine_machine() -> dict[str, Any]:
     from edgekit.pipeline.benchmark import machine
 
     libraries: dict[str, dict[str, str | None]] = {}
-    for name, extra in _OPTIONAL.items():
+    for name in EXTRA_OF:
         try:
-            libraries[name] = {"version": metadata.version(name)}
+            libraries[name] = {"version": metadata.version(_DISTRIBUTION.get(name, name))}
         except metadata.PackageNotFoundError:
-            libraries[name] = {"version": None, "fix": f'pip install "{extra}"'}
+            libraries[name] = {"version": None, "fix": command(name)}
     return {"versions": manifest.versions(), "libraries": libraries, **machine()}

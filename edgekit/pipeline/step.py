@@ -25,6 +25,7 @@ from edgekit import manifest
 from edgekit.artifact import NAME_MAP, Artifact
 from edgekit.bench.fingerprint import fingerprint
 from edgekit.errors import EdgekitError, PassError, UsageError
+from edgekit.extras import missing
 from edgekit.manifest import Manifest
 from edgekit.passes.base import Context, Pass
 from edgekit.passes.capture import ModelConfig
@@ -244,12 +245,17 @@ def guarded(what: str) -> Iterator[None]:
         what: begins the message, such as `Step 'prune'`.
 
     Raises:
+        UnavailableError: a library of edgekit's is not installed.
         PassError: the disk is full, memory ran out, or a library failed.
     """
     try:
         yield
     except EdgekitError:
         raise
+    except ModuleNotFoundError as e:
+        raise missing(e) or PassError(
+            f"{what} failed: {e}", "Install that module; finished steps are kept."
+        ) from e
     except OSError as e:
         place = f" ({e.filename})" if e.filename else ""
         raise PassError(

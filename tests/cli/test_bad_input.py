@@ -278,3 +278,15 @@ def test_ctrl_c_while_python_still_imports(tmp_path: Path) -> None:
     )
     assert done.returncode == 130
     assert done.stderr.startswith("Interrupted.")
+
+
+@pytest.mark.parametrize("missing", ["torch", "nncf"])
+def test_a_library_that_is_not_installed(edgekit: Command, tmp_path: Path, missing: str) -> None:
+    """As after a plain `pip install edgekit`: exit 3, with the command that mends it."""
+    write(tmp_path)
+    (tmp_path / "hidden").mkdir()
+    (tmp_path / "hidden/sitecustomize.py").write_text(
+        f"import sys\nsys.modules[{missing!r}] = None\n"
+    )
+    done = edgekit("run", ".", "-o", "out", env={"PYTHONPATH": str(tmp_path / "hidden")})
+    assert_says(done, 3, missing, 'pip install "edgekit[torch]"')
