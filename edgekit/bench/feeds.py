@@ -60,7 +60,7 @@ def _size(dim: int | str, axis: int, name: str, batch: int, dims: Mapping[str, i
         return batch
     raise UsageError(
         f"Dimension {axis} of input {name!r} ({dim or 'unnamed'}) is dynamic and has no size.",
-        "Say how large it is (`--shape NAME=SIZE`), or give the inputs themselves.",
+        "Say how large it is (`--dim NAME=SIZE`), or give the inputs themselves.",
     )
 
 
