@@ -12,6 +12,8 @@ from edgekit.cli.common import out_console
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from rich.console import Console
+
     from edgekit.manifest import Manifest
     from edgekit.report.schema import Figure, RunReport, StepReport
     from edgekit.target import Target
@@ -63,14 +65,21 @@ def report(run: "RunReport", out: Path) -> None:
         for step in (original, *(branch.shared or run.shared), *branch.steps):
             _add_step(table, step)
         console.print(table)
+        _say_why_no_latency(console, branch.steps or branch.shared)
         if branch.reason:
-            console.print(Text(f"{branch.status}: {branch.reason}", style="yellow"))
+            console.print(Text(f"{branch.status}: {branch.reason}", style="yellow"), soft_wrap=True)
         for gate in branch.gates:
             mark = Text("PASS ", style="green") if gate.passed else Text("FAIL ", style="bold red")
-            console.print(mark + Text(gate.message, style="default"))
+            console.print(mark + Text(gate.message, style="default"), soft_wrap=True)
         console.print()
     kind = "report.html" if (out / "report.html").exists() else "report.md"
     console.print(f"{run.verdict}. The report: {out / kind}", markup=False, soft_wrap=True)
+
+
+def _say_why_no_latency(console: "Console", steps: "Sequence[StepReport]") -> None:
+    notes = [s.latency_p50_ms.note for s in steps if s.status in {"done", "cached"}]
+    if notes and all(notes) and steps[-1].latency_p50_ms.label == "unavailable":
+        console.print(Text(f"no latency: {notes[-1]}", style="dim"), soft_wrap=True)
 
 
 def _add_step(table: Table, step: "StepReport") -> None:

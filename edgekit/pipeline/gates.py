@@ -91,8 +91,8 @@ def _hold(name: str, gate: Gate, branch: str, found: tuple[Figure, str]) -> Gate
         passed, why = False, f"is only estimated ({value:.4g}); the recipe may say allow: estimated"
     else:
         passed = value <= gate.budget if at_most else value >= gate.budget
-        relation = ("within" if passed else "beyond") + (" at most" if at_most else " at least")
-        why = f"is {value:.4g}{end}, {relation} {gate.budget:g}"
+        allowed = f"at most {gate.budget:g}" if at_most else f"at least {gate.budget:g}"
+        why = f"is {value:.4g}{end}; {allowed} is {'allowed' if at_most else 'wanted'}"
     return GateReport(
         name=name,
         branch=branch,

@@ -9,7 +9,7 @@ class PtqConfig(BaseModel):
     """Hyper-parameters of post-training quantization.
 
     Attributes:
-        samples: calibration samples to use; fewer available is a warning.
+        samples: calibration samples to use, at most; having fewer is a warning where this is given.
         exclude: patterns (`fnmatch`) of node names, module paths or operator types that stay in
             float32, such as `stem/*` or `Softmax`.
         bias_correction: take back the shift of each layer's mean that rounding causes.

@@ -148,7 +148,7 @@ def _samples(
     except BaseException:
         samples.close()
         raise
-    if samples.count < config.samples:
+    if "samples" in config.model_fields_set and samples.count < config.samples:
         warnings.append(
             f"{samples.count} calibration samples were used; {config.samples} were asked for."
         )
