@@ -120,7 +120,7 @@ def write_onnx(
                 file.flush()
                 os.fsync(file.fileno())
             draft.replace(path)
-    except OSError as e:
+    except (FileNotFoundError, NotADirectoryError, PermissionError) as e:
         raise UsageError(f"{path} cannot be written: {e}.", "Choose another folder.") from e
 
 

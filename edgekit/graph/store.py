@@ -6,8 +6,6 @@ holds no pickle, and the same program gives the same bytes in every process.
 
 import importlib
 import io
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,6 +21,7 @@ from edgekit.graph.functionalise import functionalise
 from edgekit.graph.model_json import NAMESPACES
 from edgekit.graph.program import Program, assemble, input_nodes, output_nodes, retie_state, solve
 from edgekit.graph.quiet import quiet
+from edgekit.manifest import write_atomically
 
 
 class Notes(BaseModel):
@@ -67,7 +66,7 @@ def save(program: Program, path: Path) -> None:
         ) from e
     archive = read_archive(buffer.getvalue(), path.name, trusted=frozenset(spaces))
     archive.metadata = notes.model_dump(mode="json")
-    _write_atomically(path, archive.to_bytes())
+    _write(path, archive.to_bytes())
 
 
 def load(path: Path, imports: Sequence[str] = ()) -> Program:
@@ -178,18 +177,10 @@ def _import(imports: Sequence[str]) -> frozenset[str]:
     return frozenset(name.partition("::")[0] for name in torch._C._dispatch_get_all_op_names())
 
 
-def _write_atomically(path: Path, data: bytes) -> None:
+def _write(path: Path, data: bytes) -> None:
+    if not path.parent.is_dir():
+        raise UsageError(f"{path.parent} cannot be written: no such folder.", "Choose another.")
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as e:
+        write_atomically(path, data)
+    except PermissionError as e:
         raise UsageError(f"{path.parent} cannot be written: {e}.", "Choose another folder.") from e
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

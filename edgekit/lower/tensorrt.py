@@ -10,8 +10,6 @@ hash of the ONNX file says what was built.
 import hashlib
 import importlib
 import json
-import os
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -20,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from edgekit.errors import PassError, UnavailableError, UsageError
-from edgekit.manifest import write_text_atomically
+from edgekit.manifest import write_atomically, write_text_atomically
 from edgekit.progress import Progress, Silent
 
 if TYPE_CHECKING:
@@ -131,7 +129,7 @@ def build_engine(
         shapes=profile,
         input_sha256=hashlib.sha256(onnx.read_bytes()).hexdigest(),
     )
-    _write(engine, data)
+    write_atomically(engine, data)
     text = json.dumps({"schema_version": SCHEMA_VERSION, **asdict(report)}, indent=2)
     write_text_atomically(engine.with_name(f"{engine.name}.json"), text + "\n")
     return report
@@ -289,17 +287,3 @@ def _logger(trt: Any) -> Any:
                 self.warnings.append(message)
 
     return Log()
-
-
-def _write(path: Path, data: bytes) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
