@@ -52,7 +52,9 @@ def figure_parts(
     if not known:
         return "unavailable", ""
     factor, suffix = _scale(max(abs(v) for v in known), unit)
-    digits = _decimals([v * factor for v in known], value is not None)
+    # A one-sided bound says nothing of how precise the value is: only an interval sets its digits.
+    ends = known if low is not None and high is not None else known[:1]
+    digits = _decimals([v * factor for v in ends], value is not None)
 
     def text(v: float) -> str:
         return number(v * factor, digits, signed=signed)

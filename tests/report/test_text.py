@@ -14,6 +14,8 @@ NNBSP = "\N{NARROW NO-BREAK SPACE}"
         ({"low": 0.31, "unit": "ms"}, "≥ 0.31 ms"),
         ({"label": "unavailable", "unit": "j"}, "unavailable"),
         ({"value": 0.2, "high": 0.31, "unit": "ms"}, "0.200 ms (≤ 0.31)"),
+        # A far bound leaves the value its digits, in its own unit: it is never written as 0.
+        ({"value": 0.0266, "high": 8.83, "unit": "ms"}, "0.0266 ms (≤ 8.83)"),
         ({"value": 0.871, "low": 0.864, "high": 0.878, "unit": "fraction"}, "87.1 % [86.4, 87.8]"),
         ({"value": 2.131, "low": 2.08, "high": 2.19, "unit": "x"}, "2.13× [2.08, 2.19]"),
         ({"value": -0.2, "low": -0.5, "high": 0.1, "unit": "points"}, "−0.20 points [−0.50, 0.10]"),
