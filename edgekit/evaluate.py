@@ -221,6 +221,26 @@ def targets_of(
     return np.concatenate(inputs)
 
 
+def answer_of(
+    task: "Task", data: "Dataset", split: str, outputs: Mapping[str, NDArray[Any]]
+) -> dict[str, NDArray[Any]]:
+    """The outputs as the task judges them.
+
+    An anomaly detector gives a score for each sample; one that gives the input back is judged by
+    its reconstruction error, the mean squared error of each sample.
+    """
+    found = dict(outputs)
+    name = task.output or next(iter(outputs))
+    if task.kind != "anomaly" or name not in outputs or outputs[name][0].size <= 2:
+        return found
+    inputs = np.concatenate([next(iter(b.inputs.values())) for b in data.batches(split, 256)])
+    answer = outputs[name]
+    if answer.shape == inputs.shape:
+        axes = tuple(range(1, answer.ndim))
+        found[name] = np.square(answer.astype(np.float64) - inputs).mean(axis=axes)
+    return found
+
+
 def match_inputs(artifact: Artifact, available: list[str]) -> dict[str, str]:
     """Which data column feeds which model input.
 

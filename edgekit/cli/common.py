@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -90,7 +91,7 @@ def data_config(text: str | None) -> "DataConfig | None":
 
     source: Any
     path = Path(text)
-    if text.startswith("python:"):
+    if text.startswith("python:") or re.fullmatch(r".+\.py:\w+", text):
         source = {"python": text.removeprefix("python:")}
     elif path.is_dir():
         source = {"folder": str(path.resolve())}

@@ -5,6 +5,7 @@ from importlib import util
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, model_validator
 from pydantic_core import CoreSchema
 
@@ -14,7 +15,7 @@ from edgekit.manifest import LIBRARIES, write_text_atomically
 from edgekit.passes.base import Context
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from edgekit.graph.program import Program
 
@@ -253,7 +254,7 @@ def _capture(config: ModelConfig, context: Context) -> Artifact:
         load_weights(module, context.base / config.weights)
     else:
         context.warn("No weights were given: the network is as its factory initialised it.")
-    example, dynamic = _example(config, context)
+    example, dynamic = _renamed(module, *_example(config, context))
     program = capture(module, example, dynamic=dynamic, imports=config.imports)
     return save_program(program, context, made_by="capture")
 
@@ -276,20 +277,62 @@ def _example(
         shapes = {s.name: s.shape for s in context.data.inputs}
         dtypes = {s.name: s.dtype for s in context.data.inputs}
     generator = torch.Generator().manual_seed(context.seed)
+    rows = (
+        {}
+        if context.data is None
+        else context.data.rows(np.arange(min(2, len(context.data)))).inputs
+    )
     example = {}
     for name, shape in shapes.items():
-        sizes = [d if isinstance(d, int) else _example_size(d) for d in shape]
         dtype = getattr(torch, dtypes[name], None)
         if not isinstance(dtype, torch.dtype):
             raise UsageError(
                 f"Input {name!r} has the unknown dtype {dtypes[name]!r}.", "Use float32, int64, …"
             )
-        example[name] = (
-            torch.randn(sizes, generator=generator).to(dtype)
-            if dtype.is_floating_point
-            else torch.zeros(sizes, dtype=dtype)
-        )
+        sizes = [d if isinstance(d, int) else _example_size(d) for d in shape]
+        if name in rows and _fits(rows[name].shape, shape):
+            # Real samples: indices stay in range, and a padding mask masks what it should.
+            example[name] = torch.from_numpy(rows[name]).to(dtype)
+        elif dtype.is_floating_point:
+            example[name] = torch.randn(sizes, generator=generator).to(dtype)
+        else:
+            example[name] = torch.zeros(sizes, dtype=dtype)
     return example, shapes
+
+
+def _fits(have: tuple[int, ...], wanted: tuple[int | str, ...]) -> bool:
+    """Whether two samples can stand for an input: its rank, its fixed sizes, its multiples."""
+    if len(have) != len(wanted):
+        return False
+    for size, dim in zip(have, wanted, strict=True):
+        factor, star, _ = str(dim).partition("*")
+        unit = int(factor) if star and factor.strip().isdigit() else 1
+        if (
+            (isinstance(dim, int) and size != dim)
+            or size % unit
+            or (unit == 1 and size < 2 and not isinstance(dim, int))
+        ):
+            return False
+    return True
+
+
+def _renamed(
+    module: "nn.Module",
+    example: dict[str, "Tensor"],
+    dynamic: dict[str, tuple[int | str, ...]],
+) -> tuple[dict[str, "Tensor"], dict[str, tuple[int | str, ...]]]:
+    """A single input feeds a single parameter of `forward`, whatever their names."""
+    import inspect
+
+    wanted = [
+        p.name
+        for p in inspect.signature(module.forward).parameters.values()
+        if p.default is p.empty and p.kind in {p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD}
+    ]
+    (name,) = example if len(example) == 1 else ("",)
+    if not name or len(wanted) != 1 or name in inspect.signature(module.forward).parameters:
+        return example, dynamic
+    return {wanted[0]: example[name]}, {wanted[0]: dynamic[name]}
 
 
 def _example_size(dim: str) -> int:

@@ -1,11 +1,11 @@
 """Turn what the benchmark and the metrics say into the report's figures."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgekit.report.schema import ChangedExample, Changes, ClassChange, Figure
+from edgekit.report.schema import ChangedExample, Changes, ClassChange, Figure, StepReport
 
 if TYPE_CHECKING:
     from edgekit.data import Dataset
@@ -75,6 +75,26 @@ def interval_figure(evaluation: Mapping[str, Any] | None, reason: str) -> Figure
         high=evaluation["high"],
         unit=metric_unit(str(evaluation["metric"])),
     )
+
+
+def derived(steps: Sequence[StepReport]) -> tuple[StepReport, ...]:
+    """Give an engine that cannot run here the accuracy and cost of the file it was built from."""
+    found: list[StepReport] = []
+    for step in steps:
+        parent = found[-1] if found else None
+        engine = step.kind == "build-tensorrt" and step.metric.label == "unavailable"
+        if engine and parent is not None:
+            note = f"of {parent.name}, which the engine was built from; the engine was not run"
+            figures = {
+                name: known.model_copy(update={"label": "derived", "note": note})
+                for name in ("metric", "metric_drop")
+                if (known := getattr(parent, name)).label != "unavailable"
+            }
+            step = step.model_copy(
+                update={**figures, "macs": parent.macs, "parameters": parent.parameters}
+            )
+        found.append(step)
+    return tuple(found)
 
 
 def changes_of(

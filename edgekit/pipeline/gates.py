@@ -61,7 +61,7 @@ def _observe(name: str, original: StepReport, steps: Sequence[StepReport]) -> tu
 
 def _latest(figures: Sequence[tuple[Figure, str]]) -> tuple[Figure, str]:
     for figure, step in reversed(figures):
-        if figure.label != "unavailable":
+        if figure.label not in {"unavailable", "derived"}:
             return figure, step
     return figures[-1] if figures else (Figure.unavailable(), "")
 

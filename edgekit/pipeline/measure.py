@@ -13,11 +13,17 @@ from typing import TYPE_CHECKING, Any
 from edgekit import manifest
 from edgekit.artifact import Artifact
 from edgekit.errors import EdgekitError, UnavailableError
-from edgekit.evaluate import Arrays, captured_sizes, cost_of, predict, targets_of
+from edgekit.evaluate import Arrays, answer_of, captured_sizes, cost_of, predict, targets_of
 from edgekit.metrics import Task
 from edgekit.passes.base import Context
 from edgekit.passes.export_onnx import DEFAULT_OPSET, ExportOnnx
-from edgekit.pipeline.figures import changes_of, interval_figure, latency_fields, unmeasured
+from edgekit.pipeline.figures import (
+    changes_of,
+    derived,
+    interval_figure,
+    latency_fields,
+    unmeasured,
+)
 from edgekit.pipeline.scores import Judged, read_json, read_judged, write_json, write_judged
 from edgekit.pipeline.step import Made, Store, cache_key, guarded, make, step_key
 from edgekit.progress import Progress
@@ -109,6 +115,7 @@ class Judge:
             reason = "The data has no targets."
             return Judged(None, None, labels, parity, macs, parameters, reason)
         ids = [self.data.ids[i] for i in self.data.splits["evaluation"]]
+        outputs = answer_of(self.task, self.data, "evaluation", outputs)
         evaluation, scores = evaluate_predictions(self.task, outputs, targets, ids)
         return Judged(evaluation.model_dump(mode="json"), scores, labels, parity, macs, parameters)
 
@@ -264,7 +271,7 @@ class Judge:
             target=branch.target,
             original=self._step_report(self.original, None, latency),
             shared=self._chain(self.original, shared, latency),
-            steps=self._chain(before, chain, latency),
+            steps=derived(self._chain(before, chain, latency)),
             bench=result,
             profile=self._profile(branch, target, chain) if result else (),
         )

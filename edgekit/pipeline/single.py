@@ -15,6 +15,7 @@ from edgekit import target as targets
 from edgekit.artifact import Artifact, TensorSpec
 from edgekit.errors import RecipeError, UsageError
 from edgekit.evaluate import (
+    answer_of,
     cost_of,
     fixed_batch,
     match_inputs,
@@ -295,7 +296,7 @@ def evaluate_model(
     if targets is None:
         raise UsageError("The data has no targets to judge by.", "Name them in `data:`.")
     ids = [dataset.ids[i] for i in dataset.splits[split]]
-    return evaluate_predictions(task, outputs, targets, ids)[0]
+    return evaluate_predictions(task, answer_of(task, dataset, split, outputs), targets, ids)[0]
 
 
 def bench_models(

@@ -175,7 +175,7 @@ def capture_key(model: ModelConfig, context: Context) -> str:
     return cache_key(
         kind="capture",
         model=model.fingerprint(context.base),
-        inputs=[s.model_dump() for s in context.data.inputs] if context.data else None,
+        data=context.data.content_hash if context.data else None,
         seed=context.seed,
         versions=manifest.versions(),
     )

@@ -174,16 +174,17 @@ def _weights(graph: Graph, node: "onnx.NodeProto", scheme: "IntegerScheme") -> I
             f"Weight {node.input[0]!r} is {held.dtype}.",
             "Quantize weights to int8, symmetrically.",
         )
-    elif held.dtype == np.int8 and scheme.weight_bits == 7 and _over_seven_bits(graph, node, held):
+    elif held.dtype == np.int8 and scheme.weight_bits == 7 and over_seven_bits(graph, node, held):
         yield Finding(
             node.name,
             "weight-bits",
             f"Weight {node.input[0]!r} uses 8 bits; without VNNI, u8·s8 sums saturate.",
-            "Limit weights to 7 bits (NNCF's OverflowFix.ENABLE).",
+            "Limit weights to 7 bits.",
         )
 
 
-def _over_seven_bits(graph: Graph, node: "onnx.NodeProto", held: np.ndarray) -> bool:
+def over_seven_bits(graph: Graph, node: "onnx.NodeProto", held: np.ndarray) -> bool:
+    """Whether a layer reads int8 weights of more than 7 bits whose products are summed in 16."""
     layers = [r for r in graph.readers(node.output[0]) if r.op_type in WEIGHTED]
     if any(r.op_type == "Conv" for r in layers) and held.ndim > 2 and held.shape[1] == 1:
         return False  # depthwise kernels sum in 32 bits

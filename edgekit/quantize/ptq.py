@@ -196,6 +196,8 @@ def _mend_for_onnxruntime(
     done["convolution outputs quantized"] = placement.insert_pairs(graph, where, pairs)
     where, known = dialect.between_integers(graph, dtype)
     done["pairs between integers"] += placement.insert_pairs(graph, where, known)
+    if scheme.weight_bits == 7:
+        done["shared weights to 7 bits"] = dialect.seven_bit_weights(graph)
     return done
 
 
