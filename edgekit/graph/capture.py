@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
 
 from edgekit.entry import load_entry
@@ -297,6 +298,14 @@ def _check_module(module: nn.Module) -> None:
         flat.refuse(tensor, name)
         if tensor.is_meta:
             raise UsageError(f"{name!r} has no data (it is on the meta device).", "Load weights.")
+    taken = [
+        n for n, _ in module.named_children() if isinstance(getattr(GraphModule, n, None), property)
+    ]
+    if taken:
+        raise UsageError(
+            f"A part of the network is called {taken[0]!r}, a name that PyTorch's graphs use.",
+            "Rename that attribute in the module (and in its weights).",
+        )
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 import dataclasses
 import sys
+from collections import OrderedDict
 from pathlib import Path
 
 import pytest
@@ -427,3 +428,10 @@ def test_to_device_moves_constants_and_factories():
     graph = capture(Made(), (torch.randn(2, 3),)).module()
     modes.to_device(graph, "meta")
     assert graph(torch.empty(5, 3, device="meta"))[0].device.type == "meta"
+
+
+@pytest.mark.parametrize("name", ["code", "graph"])
+def test_a_part_with_a_name_of_pytorchs_own_is_refused(name):
+    module = nn.Sequential(OrderedDict([(name, nn.Linear(3, 3))]))
+    with pytest.raises(UsageError, match=name):
+        capture(module, {"input": torch.randn(2, 3)}, dynamic=None)
