@@ -12,7 +12,7 @@ import importlib
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -69,6 +69,22 @@ def load_entry(spec: str, base: Path) -> Callable[..., Any]:
             return found(*args, **kwargs)
 
     return call
+
+
+def import_modules(names: Iterable[str], base: Path) -> None:
+    """Import modules that register something by being imported, such as custom operators.
+
+    Args:
+        names: as in a recipe's `imports:`.
+        base: the folder that comes first when they are looked for: the recipe's folder.
+
+    Raises:
+        UsageError: there is no such module, or importing it raised.
+    """
+    folder = base.resolve()
+    for name in names:
+        with _importable(folder), _users_code(name, folder):
+            _import(name, name, folder)
 
 
 def _place(spec: str, module: str, base: Path) -> tuple[Path, str]:

@@ -192,7 +192,8 @@ def _tail_figure(samples: Any, quantile: float, drifting: bool, protocol: Protoc
     if found.value is None:
         return Figure.unavailable(
             "ms",
-            f"not estimable: {math.floor(found.effective_n)} effective runs of {found.needed_n} needed",
+            f"not estimable: {math.floor(found.effective_n)} effective runs of"
+            f" {found.needed_n} needed",
         )
     if drifting:
         note = _join(_note(protocol), "drift: no bound")

@@ -7,13 +7,15 @@ import typer
 from edgekit.cli import common
 
 
-def inspect(model: common.Model, json: common.Json = False) -> None:
+def inspect(
+    model: common.Model, *, imports: common.Imports = None, json: common.Json = False
+) -> None:
     """Say what a model is: inputs, outputs, size, MACs, parameters, layers, where it came from."""
     from edgekit.cli import show
     from edgekit.pipeline import inspect as inspect_model
 
     with common.progress():
-        found = inspect_model(model)
+        found = inspect_model(model, imports=imports or ())
     common.print_json(found) if json else show.inspection(found)
 
 
@@ -29,6 +31,7 @@ def verify(
     data: common.Data = None,
     samples: Annotated[int, typer.Option(min=1, help="Random samples, without --data.")] = 32,
     seed: common.Seed = 0,
+    imports: common.Imports = None,
     json: common.Json = False,
 ) -> None:
     """Compare two models on the same inputs. Without a limit, atol is 1e-4. Exit 5: they differ."""
@@ -37,7 +40,14 @@ def verify(
     from edgekit.verify import check
 
     with common.progress():
-        parity = compare_models(a, b, data=common.data_config(data), samples=samples, seed=seed)
+        parity = compare_models(
+            a,
+            b,
+            data=common.data_config(data),
+            samples=samples,
+            seed=seed,
+            imports=imports or (),
+        )
     plain = {name: p.model_dump() for name, p in parity.items()}
     common.print_json(plain) if json else show.parity(plain)
     no_limit = atol is None and min_sqnr_db is None and min_agreement is None
@@ -56,6 +66,7 @@ def evaluate(
     task: common.Task = "classification",
     split: Annotated[str, typer.Option(help="calibration, train or evaluation.")] = "evaluation",
     threads: common.Threads = None,
+    imports: common.Imports = None,
     json: common.Json = False,
 ) -> None:
     """Compute the task's metric on held-out data, with its 95 % interval."""
@@ -69,6 +80,7 @@ def evaluate(
             common.task_config(task),
             split=split,
             threads=threads,
+            imports=imports or (),
             progress=progress,
         )
     common.print_json(result) if json else show.evaluation(result)

@@ -43,6 +43,10 @@ Data = Annotated[
 Target = Annotated[str | None, typer.Option("--target", help="A name from `edgekit targets`.")]
 Seed = Annotated[int, typer.Option("--seed", help="Every random choice comes from it.")]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads to use.")]
+Imports = Annotated[
+    list[str] | None,
+    typer.Option("--import", help="A module with custom operators (runs it); may be repeated."),
+]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Any other field of the pass, as YAML."),

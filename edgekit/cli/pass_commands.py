@@ -24,6 +24,7 @@ def _apply(
     target: str | None = None,
     seed: int = 0,
     threads: int | None = None,
+    imports: list[str] | None = None,
 ) -> None:
     from edgekit.cli import show
     from edgekit.pipeline import apply
@@ -40,6 +41,7 @@ def _apply(
             target=target,
             seed=seed,
             threads=threads,
+            imports=imports or (),
             progress=progress,
         )
     common.print_json(manifest) if json else show.manifest(manifest)
@@ -62,9 +64,7 @@ def capture(
             help="An input, such as image=batch,3,32*h,32*w:float32; names are dynamic sizes.",
         ),
     ] = None,
-    imports: Annotated[
-        list[str] | None, typer.Option("--import", help="A module with custom operators.")
-    ] = None,
+    imports: common.Imports = None,
     data: common.Data = None,
     seed: common.Seed = 0,
     json: common.Json = False,
@@ -103,6 +103,7 @@ def prune(
     ] = None,
     importance: Annotated[str | None, typer.Option(help="l1, l2, bn-scale or random.")] = None,
     set_: common.Set = None,
+    imports: common.Imports = None,
     target: common.Target = None,
     seed: common.Seed = 0,
     json: common.Json = False,
@@ -116,7 +117,17 @@ def prune(
         "parameters": parameters,
         "importance": importance,
     }
-    _apply(Prune, fields, model, out, json=json, set_=set_, target=target, seed=seed)
+    _apply(
+        Prune,
+        fields,
+        model,
+        out,
+        json=json,
+        set_=set_,
+        target=target,
+        seed=seed,
+        imports=imports,
+    )
 
 
 def finetune(
@@ -127,6 +138,7 @@ def finetune(
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the data.")] = None,
     task: common.Task = "classification",
     set_: common.Set = None,
+    imports: common.Imports = None,
     seed: common.Seed = 0,
     threads: common.Threads = None,
     json: common.Json = False,
@@ -145,6 +157,7 @@ def finetune(
         task=task,
         seed=seed,
         threads=threads,
+        imports=imports,
     )
 
 
@@ -158,6 +171,7 @@ def distill(
     temperature: Annotated[float | None, typer.Option(help="Softens both answers.")] = None,
     task: common.Task = "classification",
     set_: common.Set = None,
+    imports: common.Imports = None,
     seed: common.Seed = 0,
     threads: common.Threads = None,
     json: common.Json = False,
@@ -169,7 +183,7 @@ def distill(
     fields = {
         "epochs": epochs,
         "temperature": temperature,
-        "teacher": str(open_artifact(teacher).path.resolve()),
+        "teacher": str(open_artifact(teacher, imports or ()).path.resolve()),
     }
     _apply(
         Distill,
@@ -182,6 +196,7 @@ def distill(
         task=task,
         seed=seed,
         threads=threads,
+        imports=imports,
     )
 
 
@@ -192,13 +207,25 @@ def quantize(
     data: common.Data,
     target: Annotated[str, typer.Option("--target", help="A name from `edgekit targets`.")],
     set_: common.Set = None,
+    imports: common.Imports = None,
     seed: common.Seed = 0,
     json: common.Json = False,
 ) -> None:
     """Quantize to int8 in the scheme that the target's kernels want."""
     from edgekit.passes.quantize import Quantize
 
-    _apply(Quantize, {}, model, out, json=json, set_=set_, data=data, target=target, seed=seed)
+    _apply(
+        Quantize,
+        {},
+        model,
+        out,
+        json=json,
+        set_=set_,
+        data=data,
+        target=target,
+        seed=seed,
+        imports=imports,
+    )
 
 
 def export(
@@ -208,12 +235,22 @@ def export(
     opset: Annotated[int | None, typer.Option(min=13, help="The ONNX opset.")] = None,
     target: common.Target = None,
     set_: common.Set = None,
+    imports: common.Imports = None,
     json: common.Json = False,
 ) -> None:
     """Write a clean ONNX file and check that it computes the same numbers."""
     from edgekit.passes.export_onnx import ExportOnnx
 
-    _apply(ExportOnnx, {"opset": opset}, model, out, json=json, set_=set_, target=target)
+    _apply(
+        ExportOnnx,
+        {"opset": opset},
+        model,
+        out,
+        json=json,
+        set_=set_,
+        target=target,
+        imports=imports,
+    )
 
 
 def build(

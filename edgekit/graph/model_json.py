@@ -183,7 +183,7 @@ class _Cleaner:
         if found["space"] not in self.spaces:
             raise UsageError(
                 f"{self.file} needs operators of {found['space']!r} ({target}).",
-                "Import the module that registers them: name it in `imports`.",
+                "Import the module that registers them: name it in `imports:`, or with `--import`.",
             )
         return True
 

@@ -220,6 +220,7 @@ def save_program(
         context.warn(warning)
     if program.dropped and not parents:
         context.notes["train_time_behaviour_dropped"] = list(program.dropped)
+        context.warn(f"Training goes on without {'; '.join(program.dropped)}".rstrip(".") + ".")
     return Artifact.create(
         context.out,
         model="model.pt2",
@@ -268,7 +269,8 @@ def _example(
     if config.inputs is None and context.data is None:
         raise UsageError(
             "Nothing says what goes into the network.",
-            "Give `model: inputs:` with shapes, or a `data:` section.",
+            "Give `model: inputs:` with shapes, or a `data:` section; on the command line,"
+            " `--input` or `--data`.",
         )
     if config.inputs is not None:
         shapes = {name: spec.shape for name, spec in config.inputs.items()}

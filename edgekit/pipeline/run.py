@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from edgekit import __version__, manifest
+from edgekit.entry import import_modules
 from edgekit.errors import EdgekitError, RecipeError, UnavailableError, UsageError
 from edgekit.passes.base import Context, Pass
 from edgekit.pipeline import gates
@@ -123,6 +124,8 @@ class _Run:
 
     def run(self, only: set[str], started: float) -> RunReport:
         started_utc = datetime.now(UTC).isoformat(timespec="seconds")
+        # A run that goes on where it was loads what is there, and builds nothing from the source.
+        import_modules(self.recipe.model.imports, self.base)
         if self.recipe.data is not None:
             from edgekit.data import open_data
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from edgekit import manifest
 from edgekit import target as targets
 from edgekit.artifact import Artifact, TensorSpec
+from edgekit.entry import import_modules
 from edgekit.errors import RecipeError, UsageError
 from edgekit.evaluate import (
     answer_of,
@@ -51,6 +52,7 @@ def apply(
     target: str | None = None,
     seed: int = 0,
     threads: int | None = None,
+    imports: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Manifest:
     """Run one pass on one artifact.
@@ -64,6 +66,7 @@ def apply(
         target: a target's name, for passes that take parameters from it.
         seed: every random choice comes from it.
         threads: CPU threads.
+        imports: modules that register the custom operators of a `.pt2`.
         progress: where to show the progress.
 
     Returns:
@@ -72,7 +75,8 @@ def apply(
     Raises:
         EdgekitError: as the pass and its inputs demand.
     """
-    artifact = open_artifact(model)
+    import_modules(imports, Path.cwd())
+    artifact = open_artifact(model, imports)
     if artifact.root.resolve() == out.resolve():
         raise UsageError(f"{out} is the model's own folder.", "Give another folder with -o.")
     step = step.resolve((targets.load(target),) if target else ())
@@ -90,6 +94,7 @@ def apply(
         data=_open(data),
         threads=threads or cpu_threads(),
         progress=progress or Silent(),
+        imports=tuple(imports),
     )
     parent = Made(_foreign(artifact), cached=True)
     with _place(out) as (store, folder):
@@ -139,7 +144,9 @@ def capture(
         data=_open(data),
         threads=cpu_threads(),
         progress=progress or Silent(),
+        imports=tuple(config.imports),
     )
+    import_modules(config.imports, context.base)
     with _place(out) as (store, folder):
         return make(
             store,
@@ -185,16 +192,21 @@ def _foreign(artifact: Artifact) -> Manifest:
     )
 
 
-def inspect(model: Path) -> dict[str, Any]:
+def inspect(model: Path, *, imports: Sequence[str] = ()) -> dict[str, Any]:
     """Say what a model is.
+
+    Args:
+        model: an artifact's folder, a `.pt2` or an `.onnx` file.
+        imports: modules that register the custom operators of a `.pt2`.
 
     Returns:
         `format`, `inputs`, `outputs`, `size_bytes`, `macs` and `parameters` for one sample (None
         for an engine), `layers` as name to MACs and parameters, `uncounted` layers,
         `content_hash`, and `made_by` with `notes` and `warnings` where edgekit made it.
     """
-    artifact = open_artifact(model)
-    cost = cost_of(artifact)
+    import_modules(imports, Path.cwd())
+    artifact = open_artifact(model, imports)
+    cost = cost_of(artifact, imports=imports)
     found: dict[str, Any] = {
         "path": str(artifact.path),
         "format": artifact.format,
@@ -215,7 +227,13 @@ def inspect(model: Path) -> dict[str, Any]:
 
 
 def compare_models(
-    a: Path, b: Path, *, data: "DataConfig | None", samples: int = 32, seed: int = 0
+    a: Path,
+    b: Path,
+    *,
+    data: "DataConfig | None",
+    samples: int = 32,
+    seed: int = 0,
+    imports: Sequence[str] = (),
 ) -> dict[str, OutputParity]:
     """Compare two models' outputs on the evaluation split, or on random inputs.
 
@@ -225,20 +243,24 @@ def compare_models(
         data: where inputs come from; None draws random ones.
         samples: how many random ones.
         seed: seeds them.
+        imports: modules that register the custom operators of a `.pt2`.
     """
-    first, second = open_artifact(a), open_artifact(b)
+    import_modules(imports, Path.cwd())
+    first, second = open_artifact(a, imports), open_artifact(b, imports)
     dataset = _open(data)
     with guarded("Comparing the models"):
         if dataset is not None:
             return compare(
-                predict(first, dataset, "evaluation"), predict(second, dataset, "evaluation")
+                predict(first, dataset, "evaluation", imports=imports),
+                predict(second, dataset, "evaluation", imports=imports),
             )
         # Two models with a fixed batch must have the same one; one of them decides for the other.
         samples = fixed_batch(first) or fixed_batch(second) or samples
         feeds = random_inputs(first.inputs, samples, seed)
         names = match_inputs(second, [s.name for s in first.inputs])
         return compare(
-            predictor(first)(feeds), predictor(second)({n: feeds[src] for n, src in names.items()})
+            predictor(first, imports=imports)(feeds),
+            predictor(second, imports=imports)({n: feeds[src] for n, src in names.items()}),
         )
 
 
@@ -270,9 +292,10 @@ def evaluate_model(
     *,
     split: str = "evaluation",
     threads: int | None = None,
+    imports: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Any:
-    """Compute a task's metric on one split.
+    """Compute a task's metric on one split; `imports` register the custom operators of a `.pt2`.
 
     Returns:
         `edgekit.metrics.Evaluation`.
@@ -287,10 +310,16 @@ def evaluate_model(
         raise UsageError("`eval` needs data.", "Give it with --data.")
     if split not in dataset.splits:
         raise RecipeError(f"There is no split {split!r}.", f"Splits: {', '.join(dataset.splits)}.")
-    artifact = open_artifact(model)
+    import_modules(imports, Path.cwd())
+    artifact = open_artifact(model, imports)
     with guarded(f"Evaluating {model}"):
         outputs = predict(
-            artifact, dataset, split, threads=threads or cpu_threads(), progress=progress
+            artifact,
+            dataset,
+            split,
+            threads=threads or cpu_threads(),
+            imports=imports,
+            progress=progress,
         )
     targets = targets_of(task, dataset, split, outputs)
     if targets is None:
