@@ -386,3 +386,12 @@ def test_the_section_survives_json() -> None:
     )
     assert config.preprocess.scale == pytest.approx(1 / 255)
     assert DataConfig.model_validate_json(config.model_dump_json()) == config
+
+
+def test_an_unknown_id_in_a_split_file_is_answered_with_what_ids_look_like(tmp_path):
+    np.savez(tmp_path / "d.npz", x=np.zeros((4, 2), np.float32))
+    (tmp_path / "held-out.txt").write_text("0\n1\n")
+    config = DataConfig(npz="d.npz", split={"files": {"evaluation": "held-out.txt"}})
+    with pytest.raises(RecipeError, match="0, 1") as caught:
+        open_data(config, tmp_path)
+    assert "row-000000" in caught.value.hint

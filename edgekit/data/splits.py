@@ -104,7 +104,7 @@ def _given(split: Split, ids: list[str], base: Path) -> dict[str, Rows]:
         if unknown:
             raise RecipeError(
                 f"{file} names samples that the data has not: {', '.join(unknown[:_SHOWN])}.",
-                "Write ids as the data gives them, one a line.",
+                f"Write ids as the data gives them, such as {ids[0]!r}, one a line.",
             )
         found[name] = np.array(sorted({index[i] for i in wanted}), dtype=np.intp)
     _refuse_overlap(found, ids)

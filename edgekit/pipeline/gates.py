@@ -84,7 +84,7 @@ def _hold(name: str, gate: Gate, branch: str, found: tuple[Figure, str]) -> Gate
     end = _which_end(observed, gate, value)
     one_sided = gate.on == "bound" and bound is None and other is not None
     if observed.label == "unavailable" or value is None or math.isnan(value):
-        passed, why = False, f"was not measured: {observed.note or 'no figure'}"
+        passed, why = False, f"was not measured: {(observed.note or 'no figure').rstrip('.')}"
     elif one_sided:
         passed, why = False, f"has no {'upper' if at_most else 'lower'} bound: {observed.note}"
     elif observed.label == "estimated" and gate.allow != "estimated":
