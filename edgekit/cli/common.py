@@ -147,9 +147,10 @@ def build(model: type[M], fields: Any, what: str) -> M:
         return model.model_validate(fields)
     except ValidationError as e:
         first = e.errors()[0]
-        key = ".".join(map(str, first["loc"])) or "the options"
+        key = ".".join(map(str, first["loc"]))
+        place = f"{what}: {key}" if key else what
         raise UsageError(
-            f"{what}: {key}: {first['msg']}.",
+            f"{place}: {first['msg'].removeprefix('Value error, ').rstrip('.')}.",
             nearest_hint(key, list(model.model_fields))
             if first["type"] == "extra_forbidden"
             else "See the command's --help.",

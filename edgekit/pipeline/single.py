@@ -256,12 +256,36 @@ def compare_models(
             )
         # Two models with a fixed batch must have the same one; one of them decides for the other.
         samples = fixed_batch(first) or fixed_batch(second) or samples
-        feeds = random_inputs(first.inputs, samples, seed)
         names = match_inputs(second, [s.name for s in first.inputs])
+        _same_shapes(first, second, names)
+        feeds = random_inputs(first.inputs, samples, seed)
         return compare(
             predictor(first, imports=imports)(feeds),
             predictor(second, imports=imports)({n: feeds[src] for n, src in names.items()}),
         )
+
+
+def _same_shapes(first: Artifact, second: Artifact, names: Mapping[str, str]) -> None:
+    """Refuse two models that cannot read the same inputs; `names` maps the second's to the first's.
+
+    Raises:
+        UsageError: an input's rank or a fixed size differs.
+    """
+    shapes = {s.name: s.shape for s in first.inputs}
+    for spec in second.inputs:
+        if spec.name not in names:
+            continue
+        other = shapes[names[spec.name]]
+        fits = len(other) == len(spec.shape) and all(
+            a == b or isinstance(a, str) or isinstance(b, str)
+            for a, b in zip(other, spec.shape, strict=True)
+        )
+        if not fits:
+            raise UsageError(
+                f"The two models read other inputs: {names[spec.name]} is {list(other)} in the"
+                f" first, {spec.name} is {list(spec.shape)} in the second.",
+                "Compare two models of the same task.",
+            )
 
 
 def random_inputs(inputs: Sequence[TensorSpec], samples: int, seed: int) -> dict[str, NDArray[Any]]:

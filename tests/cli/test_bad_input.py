@@ -290,3 +290,26 @@ def test_a_library_that_is_not_installed(edgekit: Command, tmp_path: Path, missi
     )
     done = edgekit("run", ".", "-o", "out", env={"PYTHONPATH": str(tmp_path / "hidden")})
     assert_says(done, 3, 'pip install "edgekit[torch]"')
+
+
+def test_two_models_that_read_other_inputs_are_not_compared(
+    edgekit: Command, tmp_path: Path
+) -> None:
+    (tmp_path / "nets.py").write_text(
+        "from torch import nn\ndef three(): return nn.Linear(3, 2)\n"
+        "def four(): return nn.Linear(4, 2)\n"
+    )
+    for name, width in (("three", 3), ("four", 4)):
+        shape = f"input=batch,{width}"
+        made = edgekit("capture", f"nets.py:{name}", "--input", shape, "-o", name, cwd=tmp_path)
+        assert made.returncode == 0, made.stderr
+    compared = edgekit("verify", "three", "four", cwd=tmp_path)
+    assert compared.returncode == 2
+    assert "[batch, 3]" in compared.stderr.replace("'", "")
+    assert "[batch, 4]" in compared.stderr.replace("'", "")
+
+
+def test_a_wrong_option_is_answered_in_plain_words(edgekit: Command) -> None:
+    answered = edgekit("eval", "m.onnx", "--data", "python:d:load", "--task", "regression:maee")
+    assert answered.returncode == 2
+    assert "--task: regression has no metric 'maee'" in answered.stderr
