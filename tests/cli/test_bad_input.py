@@ -192,9 +192,11 @@ def test_a_full_disk(edgekit: Command, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("step", ["original", "01-prune", "02-distill", "x86/01-export-onnx"])
+@pytest.mark.parametrize(
+    "step", ["original", "01-prune", "02-distill", "x86/01-export-onnx", "x86/02-quantize"]
+)
 def test_ctrl_c_in_every_step_loses_nothing(tmp_path: Path, step: str) -> None:
-    """Interrupt just after the step before this one was finished, then run to the end."""
+    """Interrupt just after the step before this one was finished; the last is run to the end."""
     write(tmp_path, recipe=RECIPE.replace("epochs: 2", "epochs: 40"))
     process = subprocess.Popen(
         [str(EDGEKIT), "run", ".", "-o", "out"],
@@ -208,6 +210,7 @@ def test_ctrl_c_in_every_step_loses_nothing(tmp_path: Path, step: str) -> None:
         "01-prune": "00-original/manifest.json",
         "02-distill": "01-prune/manifest.json",
         "x86/01-export-onnx": "02-distill/manifest.json",
+        "x86/02-quantize": "x86/01-export-onnx/manifest.json",
     }[step]
     deadline = time.monotonic() + 120
     while not (tmp_path / "out" / done_before).exists() and time.monotonic() < deadline:
@@ -220,6 +223,17 @@ def test_ctrl_c_in_every_step_loses_nothing(tmp_path: Path, step: str) -> None:
     assert not (tmp_path / "out" / ".staging").exists()
     for folder in (tmp_path / "out").glob("[0-9]*"):
         assert (folder / "manifest.json").exists()
+    if step == "x86/02-quantize":
+        again = subprocess.run(
+            [str(EDGEKIT), "run", ".", "-o", "out"],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert again.returncode == 0, again.stderr
+        assert "x86/01-export-onnx: already there" in again.stderr
+        assert "x86/02-quantize: already there" not in again.stderr
 
 
 def test_a_second_run_in_the_same_folder_is_refused(edgekit: Command, tmp_path: Path) -> None:
