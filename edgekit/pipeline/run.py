@@ -203,15 +203,20 @@ class _Run:
     def _step(self, step: Pass, parent: Made, folder: str, for_targets: Sequence[Target]) -> Made:
         step = step.resolve(for_targets)
         context = self._context()
-        made = make(
-            self.store,
-            self.out / folder,
-            step=step.title,
-            config=step.model_dump(mode="json"),
-            key=step_key(step, parent, context),
-            context=context,
-            run=lambda c: step.run(parent.artifact, c),
-        )
+        try:
+            made = make(
+                self.store,
+                self.out / folder,
+                step=step.title,
+                config=step.model_dump(mode="json"),
+                key=step_key(step, parent, context),
+                context=context,
+                run=lambda c: step.run(parent.artifact, c),
+            )
+        except EdgekitError as e:
+            if repr(step.title) not in e.message:
+                e.message = f"Step {folder!r}: {e.message}"
+            raise
         return self._note(made, folder)
 
     def _branch(
@@ -289,10 +294,7 @@ class _Run:
             seconds=round(time.perf_counter() - started, 3),
             metric=judge.metric_name,
             higher_is_better=judge.higher_is_better,
-            quick=any(
-                b.bench == "quick" and b.name in {r.name for r in branches}
-                for b in self.recipe.branches
-            ),
+            quick=any(b.bench.get("protocol", {}).get("quick", False) for b in branches),
             versions=manifest.versions(),
             device=judge.device(),
             data=self.data.summary() if self.data else {},

@@ -11,7 +11,7 @@ from edgekit.report.schema import Figure, StepReport
 from edgekit.report.text import bytes_text, count_text, exact_text, number
 
 WIDTH, HEIGHT = 520, 370
-_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 16, 16, 44
+_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 16, 36, 44  # a point at the top has its name above it
 _CHAR = 7.0  # width of a character, with room for the larger type on a phone
 _LINE = 15.0
 _CROWDED = 0.15  # share of a name that others may cover
@@ -62,6 +62,7 @@ class Scatter:
     xs: tuple[Tick, ...]
     ys: tuple[Tick, ...]
     absent: tuple[str, ...]
+    from_zero: bool
     left: float = _LEFT
     right: float = WIDTH - _RIGHT
     top: float = _TOP
@@ -114,6 +115,7 @@ def scatter(steps: Sequence[StepReport]) -> Scatter | None:
         xs=tuple(Tick(_r(x_of(v)), exact_text(v, "")) for v in xs),
         ys=tuple(Tick(_r(y_of(v)), exact_text(v, unit)) for v in ys),
         absent=tuple(s.name for s in steps if s not in known),
+        from_zero=ys[0] == 0,
     )
 
 
