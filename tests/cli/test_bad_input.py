@@ -27,6 +27,7 @@ def assert_says(done: subprocess.CompletedProcess[str], code: int, *words: str) 
     ("old", "new", "words"),
     [
         ("sparsity: 0.5", "sparsty: 0.5", ("passes[0].sparsty", "line 7", "sparsity")),
+        ("sparsity: 0.5", "macs: 0.0001", ("Step '01-prune'", "macs")),
         ("x86-avx2", "x86-avx", ("x86-avx", "Did you mean 'x86-avx2'?")),
         ("model.py:build", "modle.py:build", ("modle.py",)),
         ("model.py:build", "model.py:biuld", ("biuld",)),
