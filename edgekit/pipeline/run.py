@@ -1,6 +1,7 @@
 """Run a recipe: the shared chain, then each branch; measure, hold the gates, report."""
 
 import fcntl
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from edgekit.passes.base import Context, Pass
 from edgekit.pipeline import gates
 from edgekit.pipeline.measure import Judge, cpu_threads
 from edgekit.pipeline.plan import ORIGINAL, check_start, locate
-from edgekit.pipeline.step import Made, Store, capture_key, guarded, make, step_key
+from edgekit.pipeline.step import STAGING, Made, Store, capture_key, guarded, make, step_key
 from edgekit.progress import Progress, Silent
 from edgekit.recipe import Branch, Recipe, load
 from edgekit.report.schema import BranchReport, RunReport, StepReport
@@ -104,7 +105,11 @@ def locked(folder: Path, out: Path) -> Iterator[None]:
             raise UsageError(
                 f"Another run is at work in {out}.", "Wait for it, or give another folder with -o."
             ) from e
-        yield
+        try:
+            yield
+        finally:
+            # Ctrl-C may come while a step clears its own staging.
+            shutil.rmtree(folder / STAGING, ignore_errors=True)
 
 
 @dataclass

@@ -9,6 +9,7 @@ from edgekit.artifact import Artifact, TensorSpec
 from edgekit.errors import PassError, UsageError
 from edgekit.metrics import Task
 from edgekit.passes.base import Context
+from edgekit.pipeline.run import locked
 from edgekit.pipeline.step import STAGING, Store, cache_key, make
 
 SPEC = TensorSpec(name="x", dtype="float32", shape=("batch", 4))
@@ -185,3 +186,24 @@ def test_what_a_killed_run_left_is_cleared(tmp_path: Path) -> None:
 def test_the_cache_key_depends_on_content_not_order() -> None:
     assert cache_key(a=1, b={"x": 1, "y": 2}) == cache_key(b={"y": 2, "x": 1}, a=1)
     assert cache_key(a=1) != cache_key(a=2)
+
+
+def test_ctrl_c_while_staging_is_cleared_leaves_no_staging(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The interrupt that comes a moment after a step was put in place."""
+
+    def interrupted(_: Store) -> None:
+        raise KeyboardInterrupt
+
+    def run() -> None:
+        with locked(tmp_path, tmp_path):
+            context = Context(out=tmp_path, seed=0, task=Task())
+            store, folder = Store(tmp_path), tmp_path / "01-work"
+            monkeypatch.setattr(Store, "clear", interrupted)
+            make(store, folder, step="work", config={}, key="k", context=context, run=Work())
+
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    assert not (tmp_path / STAGING).exists()
+    assert (tmp_path / "01-work" / manifest.FILE).exists()
