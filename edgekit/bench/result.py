@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from edgekit.errors import UsageError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 Label = Literal["measured", "derived", "estimated", "emulated", "unavailable"]
 Verdict = Literal["faster", "slower", "inconclusive"]
@@ -76,6 +76,40 @@ class Energy:
 
 
 @dataclass(frozen=True)
+class Deadline:
+    """How often an answer came too late.
+
+    Attributes:
+        deadline_ms: latest time of an answer after its scheduled time.
+        misses: answers that came later.
+        n: answers.
+        share: misses over answers as a fraction, with its 95 % interval.
+    """
+
+    deadline_ms: float
+    misses: int
+    n: int
+    share: Figure
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """One stretch of a sustained run.
+
+    Attributes:
+        start_s: since the run began.
+        p50_ms: median of the stretch.
+        n: inferences.
+        conditions: frequency, temperatures and throttling at its end, as far as the device tells.
+    """
+
+    start_s: float
+    p50_ms: float
+    n: int
+    conditions: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class SubjectResult:
     """One model on one runtime.
 
@@ -103,6 +137,13 @@ class SubjectResult:
         outliers: samples beyond 1.5 and 3 interquartile ranges; all are kept.
         rss_bytes: growth of the process's memory by loading and first running the model.
         energy: joules, or why there are none.
+        throughput: samples a second over the timed part, with its interval over rounds.
+        deadline: misses of the deadline in the modes `paced` and `server`, None in others.
+        overloaded: the rate asked for is more than the model can keep up with.
+        device_ms: on a GPU, by events: `enqueue`, `h2d`, `compute`, `d2h`; empty elsewhere.
+        peak_bytes: memory high-water mark while this subject ran, None where unknown.
+        series: of a sustained run, one entry for each stretch of time.
+        roofline: share of the device's measured limits that was reached, None where not asked for.
     """
 
     name: str
@@ -128,6 +169,13 @@ class SubjectResult:
     outliers: Mapping[str, int]
     rss_bytes: int | None
     energy: Energy
+    throughput: Figure = field(default_factory=lambda: Figure.unavailable("1/s", "Not measured."))
+    deadline: Deadline | None = None
+    overloaded: bool = False
+    device_ms: Mapping[str, Figure] = field(default_factory=dict)
+    peak_bytes: int | None = None
+    series: tuple[Stretch, ...] = ()
+    roofline: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -174,6 +222,7 @@ class BenchResult:
 
     Attributes:
         device: the fingerprint, with its `digest`.
+        where: `local`, or the name under which the user added the device.
         conditions: what the machine was doing: load, frequency, temperatures, stolen time, threads.
         protocol: the protocol's fields.
         subjects: in the order given.
@@ -196,6 +245,7 @@ class BenchResult:
     peak_rss_bytes: int | None
     complete: bool = True
     warnings: tuple[str, ...] = ()
+    where: str = "local"
     schema_version: int = SCHEMA_VERSION
     raw: Mapping[str, Raw] = field(default_factory=dict, compare=False, repr=False)
 
@@ -259,4 +309,15 @@ def _subject(data: Mapping[str, Any]) -> SubjectResult:
         "energy_j": Figure(**data["energy"]["energy_j"]),
         "net_energy_j": Figure(**data["energy"]["net_energy_j"]),
     }
-    return SubjectResult(**{**data, **figures, "energy": Energy(**energy)})
+    figures["throughput"] = Figure(**data["throughput"])
+    late = data["deadline"]
+    return SubjectResult(
+        **{
+            **data,
+            **figures,
+            "energy": Energy(**energy),
+            "deadline": Deadline(**{**late, "share": Figure(**late["share"])}) if late else None,
+            "device_ms": {name: Figure(**each) for name, each in data["device_ms"].items()},
+            "series": tuple(Stretch(**each) for each in data["series"]),
+        }
+    )
