@@ -25,6 +25,11 @@ class PruneConfig(BaseModel):
         protect: patterns of layers whose width stays.
         minimum_channels: fewest channels that a layer keeps.
         multiple: kept channel counts are multiples of this, or the layer stays as it is.
+        normalization: `prune` lets channels go that a layer norm, an RMS norm or a mean runs over
+            (the residual stream of a transformer); what stays is normalised by its own statistics.
+            `keep` leaves such channels whole.
+        attention: which part of an attention layer loses indices, whole `heads` or the same
+            dimensions of every head (`head-dim`); by default whichever there is more of.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -38,6 +43,8 @@ class PruneConfig(BaseModel):
     protect: tuple[str, ...] = ()
     minimum_channels: int = Field(default=4, ge=1)
     multiple: int | None = Field(default=None, ge=1)
+    normalization: Literal["prune", "keep"] = "prune"
+    attention: Literal["heads", "head-dim"] | None = None
 
     @model_validator(mode="after")
     def _one_amount(self) -> Self:

@@ -9,11 +9,25 @@ from torch import Tensor
 from torch._ops import OpOverload
 from torch.fx import GraphModule, Node
 
-from edgekit.prune import rules_linear, rules_pointwise, rules_shape, rules_spatial
+from edgekit.prune import (
+    rules_index,
+    rules_linear,
+    rules_pointwise,
+    rules_recurrent,
+    rules_shape,
+    rules_spatial,
+)
 from edgekit.prune.atoms import INPUT, OUTPUT, SINGLE, SYMBOLIC, Atoms, Dim, Dims, Fixed, Solution
-from edgekit.prune.registry import RULES, Choices, Decline, Entry, Op, Value
+from edgekit.prune.registry import RULES, Choices, Decline, Entry, Op, Policy, Value
 
-RULE_MODULES = (rules_linear, rules_pointwise, rules_shape, rules_spatial)
+RULE_MODULES = (
+    rules_index,
+    rules_linear,
+    rules_pointwise,
+    rules_recurrent,
+    rules_shape,
+    rules_spatial,
+)
 _POINTWISE = Entry(rules_pointwise.pointwise, None)
 _ROUNDS = 12
 
@@ -47,7 +61,7 @@ class Coupling:
         return found
 
 
-def analyse(module: GraphModule) -> Coupling:
+def analyse(module: GraphModule, policy: Policy | None = None) -> Coupling:
     """Find out which indices of which tensors must be removed together.
 
     Where a view or a grouped convolution can be factored in several ways, the way that leaves most
@@ -55,6 +69,7 @@ def analyse(module: GraphModule) -> Coupling:
 
     Args:
         module: a functionalised training-IR graph, with shapes in its nodes' metadata.
+        policy: what the user decides.
 
     Returns:
         the coupling; operators without a rule have frozen what they touch.
@@ -63,7 +78,7 @@ def analyse(module: GraphModule) -> Coupling:
     settled: set[str] = set()
     for _ in range(_ROUNDS):
         choices.probes.clear()
-        found = _Walk(module, choices).run()
+        found = _Walk(module, choices, policy or Policy()).run()
         dead = [
             key
             for key, (_, atoms) in choices.probes.items()
@@ -81,8 +96,9 @@ def analyse(module: GraphModule) -> Coupling:
 
 
 class _Walk:
-    def __init__(self, module: GraphModule, choices: Choices) -> None:
+    def __init__(self, module: GraphModule, choices: Choices, policy: Policy) -> None:
         self.module = module
+        self.policy = policy
         self.choices = choices
         self.atoms = Atoms()
         self.values: dict[Node, Value] = {}
@@ -158,7 +174,7 @@ class _Walk:
         entry = _entry(node)
         if entry is None:
             return self._unknown(node, cause)
-        op = Op(node, cause, bind(node), self.values, self.atoms, self.choices)
+        op = Op(node, cause, bind(node), self.values, self.atoms, self.choices, self.policy)
         try:
             value = entry.rule(op)
         except (Decline, ValueError, IndexError, KeyError, TypeError):

@@ -157,9 +157,8 @@ def _layers(
     weak: list[str] = []
     for node, weight, dims in weighted_nodes(families.coupling):
         value = families.coupling.values[node]
-        if not isinstance(value, tuple):
-            continue
-        out = {row for dim in value if (row := families.row(dim)) is not None}
+        made = [dim for dims_ in value or () for dim in dims_] if isinstance(value, list) else value
+        out = {row for dim in made or () if (row := families.row(dim)) is not None}
         mine = {row for dim in dims if (row := families.row(dim)) is not None}
         if any(families.share[row, number] for row in out) and any(
             families.share[row, number] for row in mine

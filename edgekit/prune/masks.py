@@ -3,8 +3,9 @@
 A copy of the original runs with every tensor in it set to zero at the removed indices, right after
 it is computed (after activations too, since sigmoid(0) is not 0). Sums over a removed index then
 lack that index, and everything else acts on kept indices alone: its outputs must be those of the
-shrunk network. An operator that mixes indices (softmax, mean, layer norm) along a removed dimension
-breaks the equality, and is found out.
+shrunk network. An operator that mixes indices (softmax, maximum) along a removed dimension breaks
+the equality, and is found out. Normalisations and means are taken over what stays, by formulas of
+their own (`edgekit.prune.statistics`).
 """
 
 import copy
@@ -19,6 +20,7 @@ from torch.fx.node import map_aggregate
 
 from edgekit.prune.coupling import Coupling
 from edgekit.prune.shrink import Keep
+from edgekit.prune.statistics import over_kept
 
 
 class MaskedInterpreter(Interpreter):
@@ -39,12 +41,20 @@ class MaskedInterpreter(Interpreter):
 
     def run_node(self, n: Node) -> Any:
         """Run one node, then clear what was removed."""
-        result = super().run_node(n)
+        result = self._over_kept(n)
+        if result is None:
+            result = super().run_node(n)
         if isinstance(result, Tensor):
             for axis, index in self.removed.get(n.name, ()):
                 # index_fill, not a product: it clears NaN and infinity too.
                 result = result.index_fill(axis, index.to(result.device), 0)
         return result
+
+    def _over_kept(self, n: Node) -> Any:
+        if n.op != "call_function":
+            return None
+        args, kwargs = self.fetch_args_kwargs_from_env(n)
+        return over_kept(n, self.removed, args, kwargs)
 
 
 def masked_outputs(

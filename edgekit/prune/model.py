@@ -1,8 +1,8 @@
 """Predicts MACs and parameters from how many groups of each family stay.
 
 Every cost is a sum of products of dimension sizes, so that thousands of plans can be compared
-without building one. What the sum leaves out (recurrent layers, whose sizes are frozen) is the
-difference from `edgekit.graph.cost` and stays constant.
+without building one. What the sum leaves out (operators without a rule, whose sizes are frozen) is
+the difference from `edgekit.graph.cost` and stays constant.
 """
 
 from dataclasses import dataclass
@@ -144,6 +144,13 @@ def _terms(op: Op) -> list[list[Factor]]:
         return [rows + _factors(op, "query", last), rows + _factors(op, "value", last)]
     if kind == "einsum":
         return _einsum_terms(op)
+    if kind in ("lstm", "gru", "rnn_tanh", "rnn_relu"):
+        steps = _factors(op, "input", slice(-1))
+        matrices = [w for w in op.arguments["params"] if len(op.shape(w)) == 2]
+        return [steps + _factors(op, w) for w in matrices]
+    if kind.endswith("_cell"):
+        steps = _factors(op, "input", slice(-1))
+        return [steps + _factors(op, name) for name in ("w_ih", "w_hh")]
     return []
 
 

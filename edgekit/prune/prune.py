@@ -18,6 +18,7 @@ from edgekit.prune.coupling import Coupling, analyse
 from edgekit.prune.families import Counts, Families, find_families, layer_of, weighted_nodes
 from edgekit.prune.importance import Scores, score_groups
 from edgekit.prune.model import channels_model, macs_model, parameters_model
+from edgekit.prune.registry import Policy
 from edgekit.prune.report import PruneReport, frozen_by, group_changes
 from edgekit.prune.shrink import Keep, shrink
 
@@ -49,7 +50,7 @@ def prune(
         PassError: nothing can be pruned, or the result failed the zero-mask oracle.
     """
     module, names = program.module(), program.name_map()
-    coupling = analyse(module)
+    coupling = analyse(module, _policy(config))
     families = find_families(coupling, names)
     frozen, frozen_parameters = frozen_by(families, names)
     if not families.families:
@@ -80,6 +81,10 @@ def prune(
         warnings=tuple(warnings),
     )
     return pruned, report
+
+
+def _policy(config: PruneConfig) -> Policy:
+    return Policy(config.normalization, lambda _: config.attention)
 
 
 def _refuse(frozen_causes: list[str]) -> None:

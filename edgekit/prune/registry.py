@@ -7,7 +7,7 @@ bounds) once it is known which indices stay.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -44,6 +44,21 @@ class Choices:
     probes: dict[str, tuple[int, Ids]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Policy:
+    """What the user decides about coupling.
+
+    Attributes:
+        normalization: `prune` lets channels go that a layer norm, an RMS norm, or a mean runs over:
+            what stays is normalised by its own statistics. `keep` freezes them.
+        attention: node to `heads` or `head-dim`: which factor of an attention's view loses indices;
+            None leaves it to the larger.
+    """
+
+    normalization: Literal["prune", "keep"] = "prune"
+    attention: Callable[[Node], Literal["heads", "head-dim"] | None] = lambda _: None
+
+
 @dataclass
 class Op:
     """One call of an operator, seen by its rule.
@@ -55,6 +70,7 @@ class Op:
         values: dimensions of every node so far.
         atoms: where atoms are made, united and frozen.
         choices: see `Choices`.
+        policy: see `Policy`.
     """
 
     node: Node
@@ -63,6 +79,7 @@ class Op:
     values: dict[Node, Value]
     atoms: Atoms
     choices: Choices
+    policy: Policy = Policy()
 
     def dims(self, argument: str | Node) -> Dims:
         """Dimensions of a tensor argument."""

@@ -7,7 +7,7 @@ zero there would give.
 import numpy as np
 
 from edgekit.prune.atoms import WINDOW, Dim, Dims, Fixed, Ids
-from edgekit.prune.registry import Decline, Kept, Op, Value, count, rule
+from edgekit.prune.registry import Decline, Kept, Op, Size, Value, count, rule
 
 
 def _set_groups(op: Op, kept: Kept) -> None:
@@ -158,8 +158,11 @@ def attention(op: Op) -> Value:
     """softmax(q·kᵀ·scale + mask)·v: q and k share the head size, all share batch and heads."""
     q, k, v = (op.dims(name) for name in ("query", "key", "value"))
     sq, sk, sv = (op.shape(name) for name in ("query", "key", "value"))
-    if op.arguments.get("enable_gqa") or not isinstance(sq[-1], int):
+    if not isinstance(sq[-1], int):
         raise Decline
+    if op.arguments.get("enable_gqa"):
+        k, v = (_repeated_heads(d, s, sq) for d, s in ((k, sk), (v, sv)))
+        sk, sv = ((*s[:-3], sq[-3], *s[-2:]) for s in (sk, sv))
     op.unite(q[-1], k[-1])
     op.freeze((q[-2], k[-2], v[-2]))
     operands = [(q[:-2], sq[:-2]), (k[:-2], sk[:-2]), (v[:-2], sv[:-2])]
@@ -168,6 +171,16 @@ def attention(op: Op) -> Value:
         op.freeze(mask[-2:])
         operands.append((mask[:-2], op.shape("attn_mask")[:-2]))
     return (*op.broadcast(operands), Fixed(op.cause), v[-1])
+
+
+def _repeated_heads(dims: Dims, shape: tuple[Size, ...], query: tuple[Size, ...]) -> Dims:
+    """Heads of a key or value as the query sees them: each serves several in a row."""
+    if not (len(shape) > 2 and isinstance(shape[-3], int) and isinstance(query[-3], int)):
+        raise Decline
+    heads = dims[-3]
+    if isinstance(heads, Fixed):
+        return dims
+    return (*dims[:-3], np.repeat(heads, query[-3] // shape[-3]), *dims[-2:])
 
 
 @rule("embedding")

@@ -1,7 +1,8 @@
 """Rules of operators that work inside channels: normalisation, pooling, interpolation, reductions.
 
-Where an operator mixes the indices of a dimension (a mean, a variance, a maximum), removing one
-changes the others: that dimension is frozen. Channels beside it pass.
+Where an operator mixes the indices of a dimension (a maximum, a softmax), removing one changes the
+others: that dimension is frozen. Channels beside it pass. Sums lose a term that is zero, and
+statistics are those of what stays: see `Policy.normalization`.
 """
 
 import numpy as np
@@ -36,31 +37,41 @@ def instance_norm(op: Op) -> Value:
 
 
 def _set_norm_groups(op: Op, kept: Kept) -> None:
-    channels = op.shape("input")[1]
-    per_group = channels // op.arguments["num_groups"]
+    channels, groups = op.shape("input")[1], op.arguments["num_groups"]
+    if groups == 1:
+        return
+    per_group = channels // groups
     op.set("num_groups", count(kept, op.dims("input")[1], channels) // per_group)
 
 
 @rule("group_norm", rewrite=_set_norm_groups)
 def group_norm(op: Op) -> Value:
-    """Statistics of each group of channels: groups go whole."""
+    """Statistics of each group of channels: groups go whole. A single group is a layer norm."""
     x, channels = op.dims("input"), op.shape("input")[1]
     groups = int(op.arguments["num_groups"])
     op.freeze(x[2:])
     channel = _per_channel(op, x[1], ("weight", "bias"))
     if groups == 1:
-        op.freeze(channel)
+        if op.policy.normalization == "keep":
+            op.freeze(channel)
     elif not isinstance(channel, Fixed):
         by_group = channel.reshape(groups, channels // groups)
         op.unite(by_group, np.broadcast_to(by_group[:, :1], by_group.shape))
     return (x[0], channel, *(Fixed(WINDOW) for _ in x[2:]))
 
 
-@rule("layer_norm", "rms_norm")
+def _set_normalized_shape(op: Op, kept: Kept) -> None:
+    x, shape = op.dims("input"), list(op.arguments["normalized_shape"])
+    op.set("normalized_shape", [*shape[:-1], count(kept, x[-1], shape[-1])])
+
+
+@rule("layer_norm", "rms_norm", rewrite=_set_normalized_shape)
 def layer_norm(op: Op) -> Value:
-    """Statistics over the last dimensions, which must stay whole."""
+    """Statistics over the last dimensions: over what stays of a single one; several stay whole."""
     x = op.dims("input")
     first = len(x) - len(op.arguments["normalized_shape"])
+    if first == len(x) - 1 and op.policy.normalization == "prune":
+        return (*x[:-1], _per_channel(op, x[-1], ("weight", "bias")))
     op.freeze(x[first:])
     for name in ("weight", "bias"):
         if op.arguments.get(name) is not None:
@@ -102,25 +113,57 @@ def windowed_3d(op: Op) -> Value:
     return _windowed(op, 3)
 
 
-@rule("mean", "sum", "amax", "amin", "max", "min", "var", "std", "argmax", "argmin", "prod",
-      "logsumexp", "any", "all", "var_mean", "std_mean", "linalg_vector_norm", "norm",
-      "median")  # fmt: skip
-def reduction(op: Op) -> Value:
-    """One number for a whole dimension: that dimension must stay, the others pass."""
-    x = op.dims("self")
-    if isinstance(op.arguments.get("other"), type(op.node)):
-        raise Decline
+def _axes(op: Op, rank: int) -> set[int]:
     axes = op.arguments.get("dim")
     if axes is None or axes == []:
-        axes = range(len(x))
-    reduced = {a % len(x) for a in ([axes] if isinstance(axes, int) else axes)}
-    op.freeze([x[a] for a in reduced])
+        axes = range(rank)
+    return {a % rank for a in ([axes] if isinstance(axes, int) else axes)}
+
+
+def _reduced(op: Op, reduced: set[int]) -> Value:
+    x = op.dims("self")
     if op.arguments.get("keepdim"):
         out = tuple(Fixed(SINGLE) if a in reduced else d for a, d in enumerate(x))
     else:
         out = tuple(d for a, d in enumerate(x) if a not in reduced)
     found = op.node.meta["val"]
     return [out for _ in found] if isinstance(found, tuple | list) else out
+
+
+@rule("sum", "linalg_vector_norm", "any")
+def summed(op: Op) -> Value:
+    """What is zero adds nothing: any index may go, and a whole dimension that is a number of them.
+
+    The order of a norm must be over 0: with others, what is not there counts.
+    """
+    x = op.dims("self")
+    axes = _axes(op, len(x))
+    order = op.arguments.get("ord", 2)
+    if not (isinstance(order, int | float) and order > 0):
+        op.freeze([x[a] for a in axes])
+    return _reduced(op, axes)
+
+
+@rule("mean", "var")
+def averaged(op: Op) -> Value:
+    """The mean and variance of what stays, as in a normalisation that is written out."""
+    x = op.dims("self")
+    axes = _axes(op, len(x))
+    if op.policy.normalization == "keep":
+        op.freeze([x[a] for a in axes])
+    return _reduced(op, axes)
+
+
+@rule("amax", "amin", "max", "min", "std", "argmax", "argmin", "prod", "logsumexp", "all",
+      "var_mean", "std_mean", "norm", "median")  # fmt: skip
+def reduction(op: Op) -> Value:
+    """One number for a whole dimension: that dimension must stay, the others pass."""
+    x = op.dims("self")
+    if isinstance(op.arguments.get("other"), type(op.node)):
+        raise Decline
+    reduced = _axes(op, len(x))
+    op.freeze([x[a] for a in reduced])
+    return _reduced(op, reduced)
 
 
 @rule("grid_sampler")

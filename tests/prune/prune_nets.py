@@ -353,6 +353,55 @@ class Tagger(nn.Module):
         return self.head(torch.sigmoid(self.mid(y)))
 
 
+class Recurrent(nn.Module):
+    """A stacked bidirectional LSTM, a GRU of one direction, and a plain cell over features."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(6, 8)
+        self.stacked = nn.LSTM(8, 10, num_layers=2, bidirectional=True, batch_first=True)
+        self.gru = nn.GRU(20, 6, batch_first=True, bias=False)
+        self.plain = nn.RNN(6, 6, nonlinearity="relu")
+        self.head = nn.Linear(12, 3)
+
+    def forward(self, x):
+        x, (h, c) = self.stacked(torch.tanh(self.first(x)))
+        x, _ = self.gru(x + h[-1].repeat(1, 2).unsqueeze(1) * c[0].sum())
+        y, last = self.plain(x.transpose(0, 1))
+        return self.head(torch.cat([y[-1] + last[0], x[:, 0]], 1))
+
+
+class Projected(nn.Module):
+    """An LSTM whose state is projected to fewer numbers than it has units."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm = nn.LSTM(6, 8, proj_size=6, num_layers=2, batch_first=True)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.head(self.lstm(x)[0])
+
+
+class Cells(nn.Module):
+    """Steps written out, with first states made in the graph."""
+
+    def __init__(self):
+        super().__init__()
+        self.encode = nn.Linear(6, 8)
+        self.cell = nn.LSTMCell(8, 10)
+        self.other = nn.GRUCell(10, 6)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x):
+        h = c = x.new_zeros(x.shape[0], 10)
+        s = x.new_zeros(x.shape[0], 6)
+        for step in range(3):
+            h, c = self.cell(torch.tanh(self.encode(x[:, step])), (h, c))
+            s = self.other(h, s)
+        return self.head(s)
+
+
 class Tied(nn.Module):
     """A tied embedding and a layer that is used twice."""
 
@@ -433,6 +482,9 @@ NETS = {
     "attention": (Attention, SEQUENCE),
     "multi-head": (MultiHead, SEQUENCE),
     "tagger": (Tagger, (2, 6)),
+    "recurrent": (Recurrent, SEQUENCE),
+    "projected": (Projected, SEQUENCE),
+    "cells": (Cells, SEQUENCE),
     "tied": (Tied, (2, 6)),
     "products": (Products, (4, 5)),
     "frozen": (Frozen, IMAGE),

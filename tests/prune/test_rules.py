@@ -11,7 +11,7 @@ from torch.nn import functional as F  # noqa: N812 - as everyone calls it
 
 from edgekit.errors import PassError
 from edgekit.graph.capture import capture
-from edgekit.prune import rules_linear, rules_pointwise, rules_shape, rules_spatial
+from edgekit.prune import coupling, rules_index, rules_linear, rules_shape, rules_spatial
 from edgekit.prune.atoms import Fixed, components
 from edgekit.prune.config import PruneConfig
 from edgekit.prune.factor import blocks
@@ -85,6 +85,7 @@ def part(kind, name):
 
 CONSTANT = torch.rand(12, 1, 1, generator=torch.Generator().manual_seed(0))
 LINE = torch.linspace(0, 1, 14)
+ORDER = torch.tensor([3, 1, 4, 11, 5, 9, 2, 6, 10, 0, 8, 7])
 
 PASSING = {
     "threshold": lambda x: F.threshold(x, 0.1, 3.0),
@@ -117,6 +118,24 @@ PASSING = {
         x.flatten(2) @ x.flatten(2).mT @ x.flatten(2)
     ).unflatten(2, (8, 8)),
     "flatten through linear sizes": lambda x: x.reshape(-1, 12 * 64).view(-1, 12, 8, 8),
+    "layer norm": lambda x: F.layer_norm(x.movedim(1, 3), (12,)).movedim(3, 1),
+    "rms norm": lambda x: F.rms_norm(x.movedim(1, 3), (12,), CONSTANT.flatten()).movedim(3, 1),
+    "a single group": lambda x: F.group_norm(x, 1, CONSTANT.flatten(), CONSTANT.flatten()),
+    "layer norm written out": lambda x: (
+        (x - x.mean(1, keepdim=True)) / (x.var(1, keepdim=True, unbiased=False) + 1e-5).sqrt()
+    ),
+    "rms norm written out": lambda x: x * torch.rsqrt(x.pow(2).mean(1, keepdim=True) + 1e-6),
+    "variance with Bessel's correction": lambda x: x / (1 + x.var(1, keepdim=True)),
+    "unit length": lambda x: x / torch.linalg.vector_norm(x, dim=1, keepdim=True),
+    "share of the sum": lambda x: x.exp() / x.exp().sum(1, keepdim=True),
+    "unfold to columns": lambda x: F.unfold(x, 1).unflatten(2, (8, 8)),
+    "columns and back": lambda x: F.fold(F.unfold(x, 3, padding=1), (8, 8), 3, padding=1),
+    "windows": lambda x: x.unfold(2, 2, 2).mean(-1),
+    "running sum over pixels": lambda x: x.cumsum(2) + x.sort(3)[0] + x.topk(8, 3)[0],
+    "triangle of pixels": torch.triu,
+    "picked pixels": lambda x: x[:, :, torch.arange(7, -1, -1)] + x[:, :, :, [1] * 8],
+    "gathered pixels": lambda x: x.gather(3, (x > 0).long()),
+    "repeated and summed": lambda x: F.avg_pool2d(x.repeat_interleave(2, 2), (2, 1)),
     "group split and back": lambda x: x.view(-1, 3, 4, 8, 8).flatten(1, 2),
 }  # fmt: skip
 
@@ -129,11 +148,6 @@ def test_an_operator_that_passes_channels_on(name):
 FREEZING = {
     "aten.cumsum": lambda x: x.cumsum(1),
     "aten.softmax": lambda x: x.softmax(1),
-    "aten.layer_norm": lambda x: F.layer_norm(x.movedim(1, 3), (12,)).movedim(3, 1),
-    "aten.group_norm": lambda x: F.group_norm(x, 1),
-    "aten.mean": lambda x: x - x.mean(1, keepdim=True),
-    "aten.linalg_vector_norm": lambda x: x / torch.linalg.vector_norm(x, dim=1, keepdim=True),
-    "aten.sum": lambda x: x.exp() / x.exp().sum(1, keepdim=True),
     "aten.amax": lambda x: x - x.amax(1, keepdim=True),
     "aten.argmax": lambda x: x + x.argmax(1, keepdim=True),
     "aten.sort": lambda x: x.sort(1)[0],
@@ -145,7 +159,6 @@ FREEZING = {
     "aten.arange": lambda x: x * torch.arange(12.0)[:, None, None],
     "aten.local_response_norm": lambda x: F.local_response_norm(x, 3),
     "aten.slice": lambda x: x[:, ::2].repeat(1, 2, 1, 1),
-    "aten.im2col": lambda x: F.unfold(x, 1).unflatten(2, (8, 8)),
     "edgekit_test.mix": lambda x: torch.ops.edgekit_test.mix(x),
 }
 
@@ -259,14 +272,36 @@ def _attended(x):
     return F.scaled_dot_product_attention(*[x.permute(0, 2, 3, 1)] * 3).permute(0, 3, 1, 2)
 
 
-def _set_normalized_shape(op, kept):
-    op.set("normalized_shape", [count(kept, op.dims("input")[3], 12)])
+def _scaled_norm(x):
+    y = F.layer_norm(x.movedim(1, 3), (12,), CONSTANT.flatten().flip(0), CONSTANT.flatten())
+    return y.movedim(3, 1)
+
+
+def _grouped_queries(x):
+    # Each channel is a head of the query; key and value have a head for each pair of channels.
+    q = x.flatten(2).unflatten(2, (4, 16)).permute(0, 1, 3, 2)
+    k = q.flip(1).unflatten(1, (6, 2)).sum(2)
+    y = F.scaled_dot_product_attention(q, k, k, enable_gqa=True)
+    return y.permute(0, 1, 3, 2).flatten(2).unflatten(2, (8, 8))
+
+
+def _folded(x):
+    pairs = torch.cat([x, x.flip(1)], 1).flatten(2)
+    return F.avg_pool2d(F.fold(pairs, (8, 16), (1, 2), stride=(1, 2)), (1, 2))
+
+
+def _uncoupled_columns(op):
+    x = op.dims("self")
+    return (x[0], x[1].reshape(-1, 2)[:, 0], Fixed("x"), Fixed("x"))
 
 
 # What is wrong: the operator, a network that has it, and the rule and the rewrite to plant.
 FAULTS = {
     "softmax passes": ("softmax", lambda x: x.softmax(1), _pass_on("self"), None),
-    "norm passes": ("layer_norm", _layer_norm, _pass_on("input"), _set_normalized_shape),
+    "norm not rewritten": ("layer_norm", _layer_norm, rules_spatial.layer_norm, None),
+    "norm's scale uncoupled": (
+        "layer_norm", _scaled_norm, _pass_on("input"), rules_spatial._set_normalized_shape,
+    ),
     "group norm passes": ("group_norm", lambda x: F.group_norm(x, 3), _pass_on("input"), None),
     "glu uncoupled": ("glu", _gated, _uncoupled_glu, None),
     "cat misplaced": ("cat", lambda x: torch.cat([x[:, :6], x[:, 6:]], 1), _swapped_cat, None),
@@ -280,6 +315,20 @@ FAULTS = {
     ),
     "pixel shuffle transposed": (
         "pixel_shuffle", _unshuffled, _wrong_shuffle, None,
+    ),
+    "mean passes unwatched": (
+        "amax", lambda x: x - x.amax(1, keepdim=True), rules_spatial.averaged, None,
+    ),
+    "heads of the wrong query": (
+        "scaled_dot_product_attention",
+        _grouped_queries,
+        _pass_on("query"),
+        rules_linear._keep_scale,
+    ),
+    "index not renumbered": ("index", lambda x: x[:, ORDER], rules_index.index, None),
+    "index misplaced": ("index", lambda x: x[:, ORDER], _pass_on("self"), rules_index._set_index),
+    "columns uncoupled": (
+        "col2im", _folded, _uncoupled_columns, None,
     ),
     "roll passes": ("roll", lambda x: torch.roll(x, 1, 1), _pass_on("self"), None),
     "flip passes": ("flip", lambda x: x.flip(1), _pass_on("self"), None),
@@ -305,8 +354,8 @@ def test_a_planted_fault_is_found_out(name, monkeypatch):
 def test_every_rule_says_what_it_does():
     for name, entry in RULES.items():
         assert entry.rule.__doc__, name
-    modules = (rules_linear, rules_pointwise, rules_shape, rules_spatial)
-    assert {e.rule.__module__ for e in RULES.values()} == {m.__name__ for m in modules}
+    named = {m.__name__ for m in coupling.RULE_MODULES}
+    assert {e.rule.__module__ for e in RULES.values()} == named
 
 
 def test_components_against_a_plain_search():
@@ -350,4 +399,29 @@ def test_the_wider_factor_of_a_view_is_pruned_first():
     program = nets.program("attention")
     pruned, _ = prune(program, HALF, seed=0)
     shapes = {tuple(p.shape) for n, p in pruned.module().named_parameters() if "qkv" in n}
-    assert shapes == {(24, 16), (24,)}  # 3 · 2 heads · 4 of 8
+    assert shapes == {(24, 8), (24,)}  # 3 · 2 heads · 4 of 8
+
+
+def test_a_constant_order_of_channels_is_followed():
+    program = between(lambda x: x[:, ORDER].index_select(1, ORDER))
+    assert halved(program) == {"a", "b"}
+
+
+def test_grouped_queries_lose_a_key_head_with_its_queries():
+    program = between(_grouped_queries)
+    pruned, report = prune(program, HALF, seed=0)
+    assert report.zero_mask_max_error <= 1e-12
+    before, after = (p.module().state_dict()["a.bias"].tolist() for p in (program, pruned))
+    kept = [before.index(v) for v in after]
+    # Key head i is a pair of channels from the end, and serves queries 2i and 2i + 1.
+    assert len(kept) < 12
+    assert {k ^ 1 for k in kept} == set(kept)
+
+
+def test_normalisations_can_be_kept_whole():
+    functions = [_layer_norm, lambda x: F.group_norm(x, 1), lambda x: x - x.mean(1, keepdim=True)]
+    config = HALF.model_copy(update={"normalization": "keep"})
+    for function, cause in zip(functions, ("layer_norm", "group_norm", "mean"), strict=True):
+        _, report = prune(between(function), config, seed=0)
+        assert f"aten.{cause}" in report.frozen
+        assert {name for g in report.groups for name in g.layers} == {"b"}
