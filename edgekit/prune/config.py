@@ -4,6 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+Attention = Literal["heads", "head-dim"]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -29,7 +30,8 @@ class PruneConfig(BaseModel):
             (the residual stream of a transformer); what stays is normalised by its own statistics.
             `keep` leaves such channels whole.
         attention: which part of an attention layer loses indices, whole `heads` or the same
-            dimensions of every head (`head-dim`); by default whichever there is more of.
+            dimensions of every head (`head-dim`); by default whichever there is more of. One word
+            for all, or by patterns on the user's module paths.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -44,7 +46,7 @@ class PruneConfig(BaseModel):
     minimum_channels: int = Field(default=4, ge=1)
     multiple: int | None = Field(default=None, ge=1)
     normalization: Literal["prune", "keep"] = "prune"
-    attention: Literal["heads", "head-dim"] | None = None
+    attention: Attention | dict[str, Attention] | None = None
 
     @model_validator(mode="after")
     def _one_amount(self) -> Self:

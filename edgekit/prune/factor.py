@@ -13,6 +13,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from torch.fx import Node
 
 from edgekit.prune.atoms import Dim, Dims, Fixed, Ids
 from edgekit.prune.registry import Op, Size, is_one
@@ -118,6 +119,53 @@ def _candidates(ins: list[_Span], outs: list[_Span], dims: Dims) -> list[tuple[i
     return sorted(found, key=lambda f: (-(f[1] // f[0]), -f[1]))
 
 
+# What may lie between a view that makes heads and the attention that uses them.
+_CARRIES = frozenset(
+    {"permute", "transpose", "select", "unbind", "split", "split_with_sizes", "chunk", "slice",
+     "contiguous", "clone", "mul", "div", "add", "neg", "cat", "expand", "reshape", "view",
+     "unsqueeze", "squeeze", "flatten", "layer_norm", "rms_norm", "to", "_to_copy", "movedim"}
+)  # fmt: skip
+_ATTENDS = frozenset({"scaled_dot_product_attention", "softmax", "_softmax"})
+_PRODUCTS = frozenset({"matmul", "bmm", "baddbmm", "einsum"})
+
+
+def leads_to_attention(node: Node) -> bool:
+    """Whether what a view makes is a query, key or value."""
+    seen, ahead = {node}, [(node, 0)]
+    while ahead:
+        here, products = ahead.pop()
+        for user in here.users:
+            schema = getattr(user.target, "_schema", None)
+            kind = schema.name.partition("::")[2] if schema else "getitem"
+            if kind in _ATTENDS:
+                return True
+            # A query or key meets the softmax after one product, a value not at all.
+            after = products + (kind in _PRODUCTS)
+            if user in seen or after > 1 or (kind not in _CARRIES | _PRODUCTS | {"getitem"}):
+                continue
+            if kind in _PRODUCTS and _is_weighted_by_softmax(user, here):
+                return True
+            seen.add(user)
+            ahead.append((user, after))
+    return False
+
+
+def _is_weighted_by_softmax(product: Node, value: Node) -> bool:
+    """Whether the other operand of a product is attention's weights."""
+    others = [n for n in product.all_input_nodes if n is not value]
+    for other in others:
+        for _ in range(4):
+            schema = getattr(other.target, "_schema", None)
+            if schema is None:
+                break
+            if schema.name.partition("::")[2] in _ATTENDS:
+                return True
+            if not other.all_input_nodes:
+                break
+            other = other.all_input_nodes[0]
+    return False
+
+
 def _slab(span: _Span, low: int, high: int) -> tuple[int, int, int]:
     return (span.high // high, high // low, low // span.low)
 
@@ -134,6 +182,11 @@ def _couple(
     found = _candidates(ins, outs, dims)
     if not found:
         return None
+    wanted = op.policy.attention(op.node) if len(outs) > 1 and len(found) > 1 else None
+    if wanted is not None and leads_to_attention(op.node):
+        found.sort()
+        if wanted == "heads":  # from the head size outwards: (…, heads, head size)
+            found.append(found.pop(0))
     low, high = found[op.choose(key, len(found))]
     span = next(s for s in ins if s.low <= low and high <= s.high)
     dim = dims[span.position]

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from torch import Tensor
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 
 from edgekit.errors import PassError, UsageError
 from edgekit.graph.cost import Cost, cost
 from edgekit.graph.program import Program, rebuild
 from edgekit.prune import masks
 from edgekit.prune.allocation import Plan, allocate, levels_of, same_ratio
-from edgekit.prune.config import PruneConfig
+from edgekit.prune.config import Attention, PruneConfig
 from edgekit.prune.coupling import Coupling, analyse
 from edgekit.prune.families import Counts, Families, find_families, layer_of, weighted_nodes
 from edgekit.prune.importance import Scores, score_groups
@@ -50,7 +50,7 @@ def prune(
         PassError: nothing can be pruned, or the result failed the zero-mask oracle.
     """
     module, names = program.module(), program.name_map()
-    coupling = analyse(module, _policy(config))
+    coupling = analyse(module, _policy(config, names))
     families = find_families(coupling, names)
     frozen, frozen_parameters = frozen_by(families, names)
     if not families.families:
@@ -83,8 +83,16 @@ def prune(
     return pruned, report
 
 
-def _policy(config: PruneConfig) -> Policy:
-    return Policy(config.normalization, lambda _: config.attention)
+def _policy(config: PruneConfig, names: dict[str, str]) -> Policy:
+    wanted = config.attention
+    if not isinstance(wanted, dict):
+        return Policy(config.normalization, lambda _: wanted)
+
+    def attention(node: Node) -> Attention | None:
+        path = names.get(node.name, "")
+        return next((w for pattern, w in wanted.items() if _matches(path, pattern)), None)
+
+    return Policy(config.normalization, attention)
 
 
 def _refuse(frozen_causes: list[str]) -> None:

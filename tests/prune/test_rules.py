@@ -402,6 +402,20 @@ def test_the_wider_factor_of_a_view_is_pruned_first():
     assert shapes == {(24, 8), (24,)}  # 3 · 2 heads · 4 of 8
 
 
+@pytest.mark.parametrize(
+    ("policy", "qkv", "q"), [("heads", (24, 8), (8, 8)), ("head-dim", (24, 8), (8, 8))]
+)
+def test_the_policy_says_what_attention_loses(policy, qkv, q):
+    program = nets.program("attention")
+    pruned, report = prune(program, HALF.model_copy(update={"attention": policy}), seed=0)
+    state = pruned.module().state_dict()
+    assert report.zero_mask_max_error <= 1e-12
+    assert (tuple(state["qkv.weight"].shape), tuple(state["q.weight"].shape)) == (qkv, q)
+    before = program.module().state_dict()["qkv.bias"][:16].reshape(2, 8)
+    rows = [set(before[h].tolist()) & set(state["qkv.bias"].tolist()) for h in (0, 1)]
+    assert sorted(map(len, rows)) == ([0, 8] if policy == "heads" else [4, 4])
+
+
 def test_a_constant_order_of_channels_is_followed():
     program = between(lambda x: x[:, ORDER].index_select(1, ORDER))
     assert halved(program) == {"a", "b"}
