@@ -101,7 +101,9 @@ def prune(
     parameters: Annotated[
         float | None, typer.Option(help="Share of parameters to keep, 0 to 1.")
     ] = None,
-    importance: Annotated[str | None, typer.Option(help="l1, l2, bn-scale or random.")] = None,
+    importance: Annotated[
+        str | None, typer.Option(help="l2, l1, bn-scale, activation, taylor, fisher, random, ...")
+    ] = None,
     set_: common.Set = None,
     imports: common.Imports = None,
     target: common.Target = None,

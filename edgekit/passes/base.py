@@ -91,6 +91,11 @@ class Pass(BaseModel):
     name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
 
     @property
+    def reads_data(self) -> bool:
+        """Whether it looks at the recipe's data; some passes do only with some fields."""
+        return self.needs_data
+
+    @property
     def title(self) -> str:
         """What the step is called."""
         return self.name or self.kind

@@ -85,7 +85,7 @@ def apply(
             f"`{step.kind}` takes {' or '.join(sorted(step.accepts))}, not {artifact.format}.",
             "Give another model, or export it first.",
         )
-    if step.needs_data and data is None:
+    if step.reads_data and data is None:
         raise UsageError(f"`{step.kind}` needs data.", "Give it with --data.")
     context = Context(
         out=out,

@@ -5,6 +5,10 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Attention = Literal["heads", "head-dim"]
+Recovery = Literal["least-squares", "batch-norm"]
+Importance = Literal[
+    "l1", "l2", "bn-scale", "activation", "taylor", "fisher", "geometric-median", "random"
+]  # fmt: skip
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -18,7 +22,9 @@ class PruneConfig(BaseModel):
         macs: fraction of the multiply-accumulates to keep; met from below.
         parameters: fraction of the parameters to keep; met from below.
         importance: how channels are scored: `l1` and `l2` of their weights, `bn-scale` (of
-            the batch norm), `taylor` (weight times gradient; needs gradients), `random`.
+            the batch norm), `activation` (what the layers behind would miss on calibration data),
+            `taylor` (weight times gradient of the loss), `fisher` (its diagonal of second order),
+            `geometric-median` (how little a channel resembles the others), `random`.
         allocation: `uniform` takes the same ratio from every layer, `global` the least important
             channels wherever they are.
         layers: sparsity of single layers, by patterns on the user's module paths
@@ -32,6 +38,10 @@ class PruneConfig(BaseModel):
         attention: which part of an attention layer loses indices, whole `heads` or the same
             dimensions of every head (`head-dim`); by default whichever there is more of. One word
             for all, or by patterns on the user's module paths.
+        recovery: what is done without training afterwards, in this order: `least-squares` fits the
+            weights of each layer that is left to what the layer said before, `batch-norm` takes
+            the statistics of batch norms anew. Both look at the calibration split.
+        calibration: samples of the calibration split that importance and recovery look at.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -39,7 +49,7 @@ class PruneConfig(BaseModel):
     sparsity: Fraction | None = None
     macs: Fraction | None = None
     parameters: Fraction | None = None
-    importance: Literal["l1", "l2", "bn-scale", "taylor", "random"] = "l2"
+    importance: Importance = "l2"
     allocation: Literal["uniform", "global"] = "uniform"
     layers: dict[str, Annotated[float, Field(ge=0, lt=1)]] = Field(default_factory=dict)
     protect: tuple[str, ...] = ()
@@ -47,6 +57,8 @@ class PruneConfig(BaseModel):
     multiple: int | None = Field(default=None, ge=1)
     normalization: Literal["prune", "keep"] = "prune"
     attention: Attention | dict[str, Attention] | None = None
+    recovery: tuple[Recovery, ...] = ()
+    calibration: int = Field(default=256, ge=2)
 
     @model_validator(mode="after")
     def _one_amount(self) -> Self:
@@ -55,6 +67,11 @@ class PruneConfig(BaseModel):
             said = " and ".join(given) or "none of them"
             raise ValueError(f"give exactly one of sparsity, macs and parameters, not {said}")
         return self
+
+    @property
+    def looks_at_data(self) -> bool:
+        """Whether calibration samples are needed."""
+        return bool(self.recovery) or self.importance in ("activation", "taylor", "fisher")
 
     @property
     def amount(self) -> tuple[Literal["sparsity", "macs", "parameters"], float]:

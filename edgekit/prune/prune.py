@@ -2,7 +2,8 @@
 
 import difflib
 import fnmatch
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch.fx import GraphModule, Node
 from edgekit.errors import PassError, UsageError
 from edgekit.graph.cost import Cost, cost
 from edgekit.graph.program import Program, rebuild
+from edgekit.progress import Progress, Silent
 from edgekit.prune import masks
 from edgekit.prune.allocation import Plan, allocate, levels_of, same_ratio
 from edgekit.prune.config import Attention, PruneConfig
@@ -18,9 +20,13 @@ from edgekit.prune.coupling import Coupling, analyse
 from edgekit.prune.families import Counts, Families, find_families, layer_of, weighted_nodes
 from edgekit.prune.importance import Scores, score_groups
 from edgekit.prune.model import channels_model, macs_model, parameters_model
+from edgekit.prune.recover import Fitted, compensate
 from edgekit.prune.registry import Policy
 from edgekit.prune.report import PruneReport, frozen_by, group_changes
 from edgekit.prune.shrink import Keep, shrink
+
+if TYPE_CHECKING:
+    from edgekit.prune.calibration import Calibration
 
 # Relative to the largest output. Float64 leaves nothing but rounding; float32 sums in other orders.
 TOLERANCE = {"float64": 1e-9, "float32": 1e-4}
@@ -32,7 +38,8 @@ def prune(
     config: PruneConfig,
     *,
     seed: int,
-    gradients: Mapping[str, Tensor] | None = None,
+    calibration: "Calibration | None" = None,
+    progress: Progress | None = None,
 ) -> tuple[Program, PruneReport]:
     """Remove whole channels, and prove that the rest computes what it did.
 
@@ -40,13 +47,15 @@ def prune(
         program: not changed.
         config: how much, by which score, where not.
         seed: for random importance and the self-check's inputs; equal seeds give equal results.
-        gradients: for importance `taylor`: state-dict name to the gradient of that parameter.
+        calibration: samples for importances and a recovery that look at data.
+        progress: shows how far the recovery is.
 
     Returns:
         the smaller program, and what was done.
 
     Raises:
-        UsageError: a pattern that matches no layer, or a budget that cannot be met.
+        UsageError: a pattern that matches no layer, a budget that cannot be met, no data where
+            they are needed.
         PassError: nothing can be pruned, or the result failed the zero-mask oracle.
     """
     module, names = program.module(), program.name_map()
@@ -58,15 +67,19 @@ def prune(
     before = cost(program)
     warnings: list[str] = []
     fixed = _fixed(families, config, names, warnings)
-    scores = score_groups(families, config.importance, seed=seed, gradients=gradients)
+    looked = calibration.look(program, config.importance) if calibration else None
+    scores = score_groups(families, config.importance, seed=seed, looked=looked)
     kept = _decide(program, families, config, scores, before, fixed, warnings)
     _warn_of_whole(families, config, warnings)
     keep = _keep(families, scores, kept)
     pruned, error, dtype = program, 0.0, "float64"
+    fitted: tuple[Fitted, ...] = ()
     if np.array_equal(kept, families.full()):
         warnings.append("Nothing was removed: every layer is at its minimum or multiple already.")
     else:
         pruned, error, dtype = _shrink_and_check(program, coupling, keep, seed)
+        if "least-squares" in config.recovery:
+            pruned, fitted = _fit(program, coupling, keep, calibration, seed, progress or Silent())
     after = cost(pruned)
     report = PruneReport(
         groups=group_changes(families, kept),
@@ -78,6 +91,7 @@ def prune(
         parameters_after=after.parameters,
         zero_mask_max_error=error,
         zero_mask_dtype=dtype,
+        fitted=fitted,
         warnings=tuple(warnings),
     )
     return pruned, report
@@ -93,6 +107,26 @@ def _policy(config: PruneConfig, names: dict[str, str]) -> Policy:
         return next((w for pattern, w in wanted.items() if _matches(path, pattern)), None)
 
     return Policy(config.normalization, attention)
+
+
+def _fit(
+    program: Program,
+    coupling: Coupling,
+    keep: Keep,
+    calibration: "Calibration | None",
+    seed: int,
+    progress: Progress,
+) -> tuple[Program, tuple[Fitted, ...]]:
+    """Fit what is left to what the original says."""
+    if calibration is None:
+        raise UsageError("Least squares need data.", "Give data, or leave `recovery` out.")
+    nodes = len(coupling.module.graph.nodes)
+    with progress.task("least squares", total=nodes) as bar:
+        fitted = compensate(
+            program.module(), coupling, keep, calibration.inputs, seed=seed,
+            tell=lambda _: bar.advance(1),
+        )  # fmt: skip
+    return rebuild(coupling.module, program), tuple(fitted)
 
 
 def _refuse(frozen_causes: list[str]) -> None:

@@ -10,6 +10,7 @@ from torch import nn
 from edgekit.prune.atoms import STRUCTURAL, UNITED, Fixed
 from edgekit.prune.coupling import attribute
 from edgekit.prune.families import Counts, Families, layer_of, weighted_nodes
+from edgekit.prune.recover import Fitted
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class PruneReport:
         parameters_after: the same, pruned.
         zero_mask_max_error: of the zero-mask oracle, relative to the largest output.
         zero_mask_dtype: what the oracle computed in.
+        fitted: layers that least squares fitted to the original's answers.
         warnings: one sentence each.
     """
 
@@ -66,6 +68,7 @@ class PruneReport:
     parameters_after: int
     zero_mask_max_error: float
     zero_mask_dtype: str
+    fitted: tuple[Fitted, ...] = ()
     warnings: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:

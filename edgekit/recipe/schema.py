@@ -166,7 +166,7 @@ class Recipe(BaseModel):
                 if titles.count(title) > 1:
                     raise ValueError(f"{where}: two steps are called {title!r}; give one a `name:`")
             for step in chain:
-                if step.needs_data and self.data is None:
+                if step.reads_data and self.data is None:
                     raise ValueError(f"{where}: `{step.kind}` needs a `data:` section")
         return self
 

@@ -98,6 +98,11 @@ class Batches:
         return self._held is not None
 
     @property
+    def static(self) -> bool:
+        """Whether the network takes batches of one size only."""
+        return self._static
+
+    @property
     def fixed(self) -> bool:
         """Whether a sample is the same in every epoch."""
         return not self._shift

@@ -10,8 +10,12 @@ import torch
 from pydantic import ValidationError
 
 from edgekit.errors import UsageError
+from edgekit.graph.capture import capture
+from edgekit.graph.program import rebuild
+from edgekit.prune.calibration import Calibration
 from edgekit.prune.config import PruneConfig
 from edgekit.prune.prune import prune
+from edgekit.train.batches import Minibatch
 
 
 @pytest.mark.parametrize(
@@ -88,9 +92,9 @@ def test_a_pattern_for_a_width_that_cannot_change_warns():
     assert report.warnings == ("Layers that match 'net.7' have a width that cannot change.",)
 
 
-def hidden_kept(program, config, seed=0, gradients=None):
+def hidden_kept(program, config, seed=0, calibration=None):
     """Which of net.0's channels stayed, found again by their weights."""
-    pruned, _ = prune(program, config, seed=seed, gradients=gradients)
+    pruned, _ = prune(program, config, seed=seed, calibration=calibration)
     before = program.module().state_dict()["net.0.weight"]
     after = pruned.module().state_dict()["net.0.weight"]
     return [int(np.flatnonzero((before == row).all(1).numpy())[0]) for row in after]
@@ -117,14 +121,94 @@ def test_bn_scale_keeps_the_largest_scales():
     assert hidden_kept(nets.program("mlp"), config) == expected
 
 
-def test_taylor_weighs_weights_with_gradients():
+@pytest.mark.parametrize("importance", ["taylor", "fisher", "activation"])
+def test_an_importance_that_looks_at_data_says_so(importance):
+    with pytest.raises(UsageError, match="needs data"):
+        prune(nets.program("mlp"), PruneConfig(sparsity=0.5, importance=importance), seed=0)
+
+
+def line(weights, scale=1.0):
+    """One hidden layer without an activation; what each channel adds to the output is known."""
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(
+        torch.nn.Linear(6, 8, bias=False), torch.nn.Linear(8, 1, bias=False)
+    ).eval()
+    with torch.no_grad():
+        net[1].weight.copy_(weights[None])
+        net[0].weight.mul_(torch.as_tensor(scale).view(-1, 1))
+    return capture(net, (torch.randn(2, 6),), dynamic=None)
+
+
+def kept_of(program, importance, calibration=None):
+    config = PruneConfig(sparsity=0.5, minimum_channels=1, importance=importance)
+    pruned, _ = prune(program, config, seed=0, calibration=calibration)
+    before = program.module().state_dict()["0.weight"]
+    after = pruned.module().state_dict()["0.weight"]
+    return [int(np.flatnonzero((before == row).all(1).numpy())[0]) for row in after]
+
+
+def with_targets(program, count=3, size=16):
+    batches = []
+    for i in range(count):
+        inputs = program.example_inputs(batch=size, seed=i)
+        targets = torch.randn(size, 1, generator=torch.Generator().manual_seed(i))
+        batches.append(Minibatch([str(i)] * size, inputs, targets))
+    return tuple(batches)
+
+
+def squared_error(outputs, batch):
+    (output,) = outputs.values()
+    return (output - batch.targets).square().mean()
+
+
+def test_activation_keeps_what_adds_most_to_the_output():
+    weights = torch.tensor([3.0, 0.5, 2.0, 1.0, 0.1, 4.0, 1.5, 0.2])
+    program = line(weights, scale=1 / weights.square())
+    batches = with_targets(program)
+    x = torch.cat([b.inputs[0] for b in batches])
+    hidden = x @ program.module().state_dict()["0.weight"].T
+    missed = (hidden * weights).square().mean(0)  # of the output without each channel
+    wanted = sorted(missed.argsort(descending=True)[:4].tolist())
+    assert wanted != kept_of(program, "l2")
+    assert kept_of(program, "activation", Calibration(batches)) == wanted
+
+
+@pytest.mark.parametrize(("importance", "each"), [("taylor", 16), ("fisher", 1)])
+def test_gradients_are_those_of_batches_and_of_samples(importance, each):
+    program = line(torch.linspace(0.1, 2, 8))
+    batches = with_targets(program)
+    first, second = (program.module().state_dict()[f"{i}.weight"].double() for i in (0, 1))
+    score = torch.zeros(8, dtype=torch.float64)
+    for batch in batches:
+        for part in range(0, 16, each):
+            x = batch.inputs[0][part : part + each].double()
+            y = batch.targets[part : part + each].double()
+            error = 2 * (x @ first.T @ second.T - y) / len(x)
+            grad_first = second.T @ error.T @ x
+            grad_second = error.T @ (x @ first.T)
+            score += (first * grad_first).square().sum(1) + (second * grad_second).square().sum(0)
+    wanted = sorted(score.argsort(descending=True)[:4].tolist())
+    assert kept_of(program, importance, Calibration(batches, squared_error)) == wanted
+
+
+def test_the_geometric_median_drops_what_the_others_can_stand_in_for():
     program = nets.program("mlp")
-    weight = program.module().state_dict()["net.0.weight"]
-    gradients = {"net.0.weight": torch.arange(32.0)[:, None] / weight}
-    config = PruneConfig(sparsity=0.5, importance="taylor")
-    assert hidden_kept(program, config, gradients=gradients) == list(range(16, 32))
-    with pytest.raises(UsageError, match="needs gradients"):
-        prune(program, config, seed=0)
+    module = program.module()
+    with torch.no_grad():
+        for name, axis in (("net.0.weight", 0), ("net.4.weight", 1)):
+            weight = module.state_dict()[name].movedim(axis, 0)
+            weight[:20] = weight[:20].mean(0)  # twenty channels alike, large or not
+            weight[:20] *= 3
+    alike = rebuild(module, program)
+    kept = hidden_kept_rows(alike)
+    assert set(range(20, 32)) <= kept
+
+
+def hidden_kept_rows(program):
+    config = PruneConfig(sparsity=0.5, importance="geometric-median")
+    pruned, _ = prune(program, config, seed=0)
+    before, after = (p.module().state_dict()["net.1.weight"].tolist() for p in (program, pruned))
+    return {before.index(v) for v in after}
 
 
 def test_random_follows_the_seed():
