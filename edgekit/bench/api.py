@@ -131,6 +131,8 @@ def summarize(loaded: Loaded, protocol: Protocol, energy: Energy) -> SubjectResu
         outliers={"mild": mild, "extreme": extreme},
         rss_bytes=loaded.rss_bytes,
         energy=energy,
+        inputs={name: _described(array) for name, array in loaded.subject.feeds.items()},
+        block_medians_ms=tuple(round(float(np.median(b)) / 1e6, 7) for b in loaded.blocks),
     )
 
 
@@ -200,6 +202,10 @@ def _tail_figure(samples: Any, quantile: float, drifting: bool, protocol: Protoc
         return Figure(found.value, None, None, "ms", "measured", note)
     note = _join(_note(protocol), "high is the one-sided 95 % bound")
     return Figure(found.value, None, found.upper, "ms", "measured", note)
+
+
+def _described(array: Any) -> str:
+    return f"{array.dtype}[{','.join(map(str, array.shape))}]"
 
 
 def _note(protocol: Protocol) -> str:

@@ -144,6 +144,9 @@ class SubjectResult:
         peak_bytes: memory high-water mark while this subject ran, None where unknown.
         series: of a sustained run, one entry for each stretch of time.
         roofline: share of the device's measured limits that was reached, None where not asked for.
+        inputs: dtype and shape of what it was fed, such as `float32[1,3,224,224]`, by input.
+        block_medians_ms: median of each timed block, in order: what a later run is held against
+            where this one is its stored baseline.
     """
 
     name: str
@@ -176,6 +179,8 @@ class SubjectResult:
     peak_bytes: int | None = None
     series: tuple[Stretch, ...] = ()
     roofline: Mapping[str, Any] | None = None
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    block_medians_ms: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -319,5 +324,6 @@ def _subject(data: Mapping[str, Any]) -> SubjectResult:
             "deadline": Deadline(**{**late, "share": Figure(**late["share"])}) if late else None,
             "device_ms": {name: Figure(**each) for name, each in data["device_ms"].items()},
             "series": tuple(Stretch(**each) for each in data["series"]),
+            "block_medians_ms": tuple(data["block_medians_ms"]),
         }
     )
