@@ -53,7 +53,8 @@ class PruneReport:
         macs_after: the same, pruned.
         parameters_before: elements of the trained tensors.
         parameters_after: the same, pruned.
-        zero_mask_max_error: of the zero-mask oracle, relative to the largest output.
+        zero_mask_max_error: of the zero-mask oracle, relative to the largest output; None where
+            nothing was shrunk yet.
         zero_mask_dtype: what the oracle computed in.
         fitted: layers that least squares fitted to the original's answers.
         warnings: one sentence each.
@@ -66,7 +67,7 @@ class PruneReport:
     macs_after: int
     parameters_before: int
     parameters_after: int
-    zero_mask_max_error: float
+    zero_mask_max_error: float | None
     zero_mask_dtype: str
     fitted: tuple[Fitted, ...] = ()
     warnings: tuple[str, ...] = ()
