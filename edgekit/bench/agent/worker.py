@@ -1,0 +1,125 @@
+"""The process that imports NumPy and the runtime, and measures.
+
+It gets its orders from a file and its stop from stdin, writes what it finds to files, and sends
+short messages over a pipe of its own: stdout belongs to whatever the libraries print.
+"""
+
+import contextlib
+import faulthandler
+import json
+import os
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import asdict
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from edgekit.bench import power
+from edgekit.bench.agent.emulation import emulated
+from edgekit.bench.agent.wire import Message
+
+MODULES = ("numpy", "onnxruntime")
+PR_SET_PDEATHSIG = 1
+SIGKILL = 9
+
+
+def main(arguments: list[str]) -> int:
+    """Run `probe [SKIP...]` or `run FOLDER`; the first argument is the descriptor of the pipe."""
+    faulthandler.enable()
+    _die_with_parent()
+    post = _poster(int(arguments[0]))
+    stopped = threading.Event()
+    threading.Thread(target=_listen, args=(stopped,), daemon=True).start()
+    if arguments[1] == "probe":
+        return _probe(post, set(arguments[2:]))
+    from edgekit.bench.agent import measure
+
+    return measure.main(Path(arguments[2]), post, stopped)
+
+
+def _poster(descriptor: int) -> Callable[[Message], None]:
+    os.set_inheritable(descriptor, False)
+
+    def post(message: Message) -> None:
+        data = json.dumps(message).encode() + b"\n"
+        while data:
+            data = data[os.write(descriptor, data) :]
+
+    return post
+
+
+def _listen(stopped: threading.Event) -> None:
+    """Wait for `stop`; when the supervisor is gone, end at once."""
+    while line := sys.stdin.buffer.readline():
+        if line.strip() == b"stop":
+            stopped.set()
+    os._exit(1)
+
+
+def _die_with_parent() -> None:
+    """Ask Linux for SIGKILL when the supervisor dies, even while a library holds everything up."""
+    if not sys.platform.startswith("linux"):
+        return
+    with contextlib.suppress(ImportError, OSError, AttributeError):
+        import ctypes
+
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)
+
+
+def _probe(post: Callable[[Message], None], skip: set[str]) -> int:
+    def look(what: str, at: Callable[[], dict[str, Any]]) -> None:
+        if what in skip:
+            return
+        post({"type": "probing", "what": what})
+        try:
+            found = at()
+        except Exception as e:  # noqa: BLE001 - whatever a broken library raises is the answer
+            found = {"problems": [f"Looking at {what} failed: {type(e).__name__}: {e}"]}
+        post({"type": "found", "found": found})
+
+    look("emulation", lambda: {"emulated": emulated()})
+    look("power mode", lambda: {"power_mode": power.read()})
+    look("fingerprint", _fingerprint)
+    for name in MODULES:
+        look(f"module:{name}", lambda name=name: _module(name))
+    if "module:numpy" not in skip and _imports("numpy"):
+        _probe_parts(look, skip)
+    post({"type": "done"})
+    return 0
+
+
+def _probe_parts(look: Callable[[str, Callable[[], dict[str, Any]]], None], skip: set[str]) -> None:
+    from edgekit.bench.meters import METERS, make_meter
+    from edgekit.bench.runtimes import RUNTIMES, runtime_class
+
+    for name in RUNTIMES:
+        if f"module:{name}" in skip:
+            continue
+        look(
+            f"runtime:{name}",
+            lambda name=name: {"runtimes": {name: asdict(runtime_class(name).probe())}},
+        )
+    for name in METERS:
+        look(
+            f"meter:{name}", lambda name=name: {"meters": {name: asdict(make_meter(name).probe())}}
+        )
+
+
+def _fingerprint() -> dict[str, Any]:
+    from edgekit.bench.fingerprint import fingerprint
+
+    return {"fingerprint": fingerprint()}
+
+
+def _module(name: str) -> dict[str, Any]:
+    return {} if _imports(name) else {"missing": [name]}
+
+
+def _imports(name: str) -> bool:
+    try:
+        import_module(name)
+    except Exception:  # noqa: BLE001 - a broken build raises anything at all
+        return False
+    return True
