@@ -11,6 +11,7 @@ from edgekit.cli import (
     bench_command,
     doctor_command,
     pass_commands,
+    prune_command,
     recipe_commands,
     run_command,
 )
@@ -25,7 +26,7 @@ app = typer.Typer(
 
 app.command("run")(run_command.run)
 app.command("capture")(pass_commands.capture)
-app.command("prune")(pass_commands.prune)
+app.command("prune")(prune_command.prune)
 app.command("finetune")(pass_commands.finetune)
 app.command("distill")(pass_commands.distill)
 app.command("quantize")(pass_commands.quantize)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from edgekit.passes.base import Pass
 
 
-def _apply(
+def apply(
     step: "type[Pass]",
     fields: dict[str, Any],
     model: Path,
@@ -26,13 +26,14 @@ def _apply(
     threads: int | None = None,
     imports: list[str] | None = None,
 ) -> None:
+    """Run one pass on one artifact, and show what came out."""
     from edgekit.cli import show
-    from edgekit.pipeline import apply
+    from edgekit.pipeline import apply as apply_pass
 
     given = {k: v for k, v in fields.items() if v is not None} | common.settings(set_)
     config = common.build(step, {"kind": step.model_fields["kind"].default, **given}, "options")
     with common.progress() as progress:
-        manifest = apply(
+        manifest = apply_pass(
             config,
             model,
             out,
@@ -90,48 +91,6 @@ def capture(
     common.print_json(manifest) if json else show.manifest(manifest)
 
 
-def prune(
-    model: common.Model,
-    out: common.Out,
-    *,
-    sparsity: Annotated[
-        float | None, typer.Option(help="Share of channels to remove, 0 to 1.")
-    ] = None,
-    macs: Annotated[float | None, typer.Option(help="Share of MACs to keep, 0 to 1.")] = None,
-    parameters: Annotated[
-        float | None, typer.Option(help="Share of parameters to keep, 0 to 1.")
-    ] = None,
-    importance: Annotated[
-        str | None, typer.Option(help="l2, l1, bn-scale, activation, taylor, fisher, random, ...")
-    ] = None,
-    set_: common.Set = None,
-    imports: common.Imports = None,
-    target: common.Target = None,
-    seed: common.Seed = 0,
-    json: common.Json = False,
-) -> None:
-    """Remove whole channels from a .pt2."""
-    from edgekit.passes.prune import Prune
-
-    fields = {
-        "sparsity": sparsity,
-        "macs": macs,
-        "parameters": parameters,
-        "importance": importance,
-    }
-    _apply(
-        Prune,
-        fields,
-        model,
-        out,
-        json=json,
-        set_=set_,
-        target=target,
-        seed=seed,
-        imports=imports,
-    )
-
-
 def finetune(
     model: common.Model,
     out: common.Out,
@@ -148,7 +107,7 @@ def finetune(
     """Train a .pt2 on its own labels."""
     from edgekit.passes.fine_tune import FineTune
 
-    _apply(
+    apply(
         FineTune,
         {"epochs": epochs},
         model,
@@ -187,7 +146,7 @@ def distill(
         "temperature": temperature,
         "teacher": str(open_artifact(teacher, imports or ()).path.resolve()),
     }
-    _apply(
+    apply(
         Distill,
         fields,
         model,
@@ -216,7 +175,7 @@ def quantize(
     """Quantize to int8 in the scheme that the target's kernels want."""
     from edgekit.passes.quantize import Quantize
 
-    _apply(
+    apply(
         Quantize,
         {},
         model,
@@ -243,7 +202,7 @@ def export(
     """Write a clean ONNX file and check that it computes the same numbers."""
     from edgekit.passes.export_onnx import ExportOnnx
 
-    _apply(
+    apply(
         ExportOnnx,
         {"opset": opset},
         model,
@@ -266,4 +225,4 @@ def build(
     """Build a TensorRT engine from an ONNX file."""
     from edgekit.passes.build_tensorrt import BuildTensorrt
 
-    _apply(BuildTensorrt, {}, model, out, json=json, set_=set_, target=target)
+    apply(BuildTensorrt, {}, model, out, json=json, set_=set_, target=target)
