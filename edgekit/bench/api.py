@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,7 @@ def bench(
     meters: Sequence[str | Meter] = (),
     clock: Clock | None = None,
     opener: Opener = open_runtime,
+    stop: Callable[[], bool] | None = None,  # noqa: ARG001 - asked between blocks, from the next change on
 ) -> BenchResult:
     """Measure models on this machine: latency always, energy where there is a meter.
 
@@ -63,6 +64,7 @@ def bench(
         meters: names of meters to try, best first (`edgekit.bench.meters.METERS`), or meters.
         clock: time; a test gives its own.
         opener: makes a subject's runtime; a test gives its own.
+        stop: asked between blocks; true ends the run as Ctrl-C does.
 
     Returns:
         The result. On Ctrl-C nothing is returned: KeyboardInterrupt goes on to the caller.

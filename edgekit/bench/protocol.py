@@ -3,10 +3,12 @@
 The clock is a parameter everywhere, so that the rules are tested without waiting.
 """
 
+import difflib
+import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args
 from typing import Protocol as Interface
 
 import numpy as np
@@ -41,6 +43,72 @@ class SystemClock:
         time.sleep(seconds)
 
 
+Kind = Literal["back-to-back", "paced", "streams", "server", "offline"]
+KINDS: tuple[str, ...] = get_args(Kind)
+
+
+@dataclass(frozen=True)
+class Mode:
+    """How requests come.
+
+    Attributes:
+        kind: `back-to-back`: the next inference starts when the last one ends. `paced`: one starts
+            every 1/`rate_hz` seconds, and latency counts from then, whether or not the one before
+            has ended. `streams`: `streams` threads, each with its own binding, back to back.
+            `server`: requests arrive at random (Poisson) and queue for `streams` threads; latency
+            counts from the arrival. `offline`: back to back; samples a second are what counts.
+        rate_hz: frames a second of `paced`, mean arrivals a second of `server`.
+        deadline_ms: latest answer after the scheduled time or the arrival. One period in `paced`
+            where it is None, no deadline in `server`.
+        streams: concurrent inferences in `streams` and `server`.
+    """
+
+    kind: Kind = "back-to-back"
+    rate_hz: float | None = None
+    deadline_ms: float | None = None
+    streams: int = 1
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            near = difflib.get_close_matches(str(self.kind), KINDS, n=1, cutoff=0.4)
+            guess = f"Did you mean {near[0]!r}? " if near else ""
+            raise UsageError(
+                f"There is no mode {self.kind!r}.", f"{guess}Modes: {', '.join(KINDS)}."
+            )
+        for name in ("rate_hz", "deadline_ms"):
+            value = getattr(self, name)
+            if value is not None and not self.scheduled:
+                raise UsageError(
+                    f"The mode {self.kind!r} has no {name}.",
+                    "Only the modes 'paced' and 'server' have one.",
+                )
+            if value is not None and not 0 < _number(name, value) < math.inf:
+                raise UsageError(f"The mode's {name} is {value}.", "Give a number over 0.")
+        if self.scheduled and self.rate_hz is None:
+            raise UsageError(
+                f"The mode {self.kind!r} needs a rate.", "Give it, such as --rate 30 (rate_hz)."
+            )
+        if isinstance(self.streams, bool) or not isinstance(self.streams, int) or self.streams < 1:
+            raise UsageError(f"The mode's streams are {self.streams!r}.", "Give 1 or more.")
+        if self.streams > 1 and self.kind not in ("streams", "server"):
+            raise UsageError(
+                f"The mode {self.kind!r} runs one inference at a time.",
+                "Give --mode streams or --mode server for several.",
+            )
+
+    @property
+    def scheduled(self) -> bool:
+        """Requests come at times of their own, not when the last answer is there."""
+        return self.kind in ("paced", "server")
+
+    @property
+    def deadline(self) -> float | None:
+        """The deadline in milliseconds, the default filled in; None where there is none."""
+        if self.deadline_ms is None and self.kind == "paced" and self.rate_hz is not None:
+            return 1e3 / self.rate_hz
+        return self.deadline_ms
+
+
 @dataclass(frozen=True)
 class Protocol:
     """The rules of one benchmark. Times in seconds.
@@ -66,6 +134,10 @@ class Protocol:
         idle_s: idle time before and after energy windows.
         window_s: least length of an energy window.
         windows: energy windows of each subject.
+        mode: how requests come.
+        sustained_s: run each subject alone for so long instead of in rounds, and say how it changed
+            over that time; None: in rounds.
+        affinity: CPUs that the run is pinned to, None: wherever the system puts it.
     """
 
     form: Literal["full", "quick"] = "full"
@@ -87,6 +159,9 @@ class Protocol:
     idle_s: float = 30.0
     window_s: float = 5.0
     windows: int = 5
+    mode: Mode = Mode()
+    sustained_s: float | None = None
+    affinity: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         positive = (
@@ -98,11 +173,41 @@ class Protocol:
             "max_s",
             "resamples",
         )
-        for name in (*positive, "resamples"):
+        for name in positive:
             if getattr(self, name) <= 0:
                 raise UsageError(f"The protocol's {name} must be over 0.", "Give a larger value.")
         if not 0 < self.quantile < 1:
             raise UsageError("The protocol's quantile must lie in (0, 1).", "Give 0.99 or so.")
+        if self.sustained_s is not None and not 0 < self.sustained_s < math.inf:
+            raise UsageError(
+                f"A sustained run of {self.sustained_s} s makes no sense.",
+                "Give seconds over 0, such as 1800.",
+            )
+        if self.affinity is not None:
+            _check_affinity(self.affinity)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Protocol":
+        """Read what `dataclasses.asdict` wrote, also after a trip through JSON.
+
+        Args:
+            data: some or all of the fields; the others have their defaults. `quick`, which a result
+                carries beside them, is passed over.
+
+        Raises:
+            UsageError: a field is unknown or has a value without sense.
+        """
+        known = {each.name: each.default for each in fields(cls)}
+        found: dict[str, Any] = {}
+        for name, value in data.items():
+            if name == "quick":
+                continue
+            if name not in known:
+                raise UsageError(
+                    f"The protocol has no field {name!r}.", f"Fields: {', '.join(known)}."
+                )
+            found[name] = _field(name, value, known[name])
+        return cls(**found)
 
     @classmethod
     def full(cls, seed: int = 0) -> "Protocol":
@@ -137,6 +242,43 @@ class Protocol:
     def needed_n(self) -> int:
         """Runs that the highest percentile needs."""
         return needed_runs(self.quantile, above=self.above)
+
+
+def _field(name: str, value: Any, default: Any) -> Any:
+    """Give a JSON value the type of a field of `Protocol`."""
+    if name == "mode":
+        names = [each.name for each in fields(Mode)]
+        if not isinstance(value, Mapping) or not set(value) <= set(names):
+            raise UsageError("The protocol's mode is broken.", f"Its fields: {', '.join(names)}.")
+        return Mode(**value)
+    if name == "form":
+        if value not in ("full", "quick"):
+            raise UsageError(f"The protocol's form is {value!r}.", "Give 'full' or 'quick'.")
+        return value
+    if name == "affinity":
+        if value is not None and not isinstance(value, (list, tuple)):
+            raise UsageError("The protocol's affinity is no list.", "Give numbers of CPUs.")
+        return None if value is None else tuple(value)
+    if name == "sustained_s" and value is None:
+        return None
+    number = _number(name, value)
+    if isinstance(default, int) and not isinstance(number, int):
+        raise UsageError(f"The protocol's {name} is {value!r}.", "Give a whole number.")
+    return number
+
+
+def _number(name: str, value: Any) -> int | float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise UsageError(f"The protocol's {name} is {value!r}.", "Give a number.")
+    return value
+
+
+def _check_affinity(cpus: tuple[int, ...]) -> None:
+    whole = all(isinstance(cpu, int) and not isinstance(cpu, bool) and cpu >= 0 for cpu in cpus)
+    if not cpus or not whole or len(set(cpus)) != len(cpus):
+        raise UsageError(
+            f"{list(cpus)} are not CPUs to pin to.", "Give each CPU's number once, such as 0,1."
+        )
 
 
 def time_block(

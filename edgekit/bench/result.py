@@ -2,10 +2,11 @@
 
 import dataclasses
 import json
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -147,6 +148,11 @@ class SubjectResult:
         inputs: dtype and shape of what it was fed, such as `float32[1,3,224,224]`, by input.
         block_medians_ms: median of each timed block, in order: what a later run is held against
             where this one is its stored baseline.
+        throttled: the device slowed itself down while this subject ran, by its own flags, its clock
+            frequency, or (in a sustained run) by its latency.
+        timing: of the modes with a schedule, what shows how far to trust it: `utilisation` (busy
+            time over time), `timer_late_us` (p50, p99, max: how late a wait ended), `sleep` and
+            `spin_us` (how it waited). Empty in others.
     """
 
     name: str
@@ -181,6 +187,8 @@ class SubjectResult:
     roofline: Mapping[str, Any] | None = None
     inputs: Mapping[str, str] = field(default_factory=dict)
     block_medians_ms: tuple[float, ...] = ()
+    throttled: bool = False
+    timing: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -214,11 +222,13 @@ class Raw:
 
     Attributes:
         ns: shape (n,), int64, nanoseconds.
-        round: shape (n,), int32, the interleaved round of each.
+        round: shape (n,), int32, the interleaved round of each; of a sustained run, the stretch.
+        stride: 1: every inference; 8: every eighth one, as a long run would not fit into memory.
     """
 
     ns: npt.NDArray[np.int64]
     round: npt.NDArray[np.int32]
+    stride: int = 1
 
 
 @dataclass(frozen=True)
@@ -300,11 +310,36 @@ class BenchResult:
             ) from e
 
     def save_raw(self, path: Path) -> None:
-        """Write the raw nanoseconds to an `.npz`: arrays `NAME/ns` and `NAME/round`."""
+        """Write the raw nanoseconds to an `.npz`: `NAME/ns`, `NAME/round`, `NAME/stride`."""
         arrays: dict[str, Any] = {}
         for name, raw in self.raw.items():
             arrays[f"{name}/ns"], arrays[f"{name}/round"] = raw.ns, raw.round
+            arrays[f"{name}/stride"] = np.array(raw.stride)
         np.savez_compressed(path, **arrays)
+
+
+def load_raw(source: Path | BinaryIO) -> dict[str, Raw]:
+    """Read what `BenchResult.save_raw` wrote.
+
+    Args:
+        source: the `.npz`, or an open binary file that can seek.
+
+    Raises:
+        UsageError: it is not such a file.
+    """
+    try:
+        with np.load(source, allow_pickle=False) as saved:
+            names = [key.rpartition("/")[0] for key in saved.files if key.endswith("/ns")]
+            return {
+                name: Raw(
+                    saved[f"{name}/ns"].astype(np.int64),
+                    saved[f"{name}/round"].astype(np.int32),
+                    int(saved[f"{name}/stride"]) if f"{name}/stride" in saved.files else 1,
+                )
+                for name in names
+            }
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as e:
+        raise UsageError("These are not the raw samples of a benchmark.", "Measure again.") from e
 
 
 def _subject(data: Mapping[str, Any]) -> SubjectResult:
