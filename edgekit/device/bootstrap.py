@@ -29,7 +29,8 @@ def read(size):
 version = ".".join(str(part) for part in sys.version_info[:3])
 if sys.version_info < (3, 10):
     fail("unavailable",
-         "The device's Python at %s is %s, and edgekit needs 3.10 or newer." % (sys.executable, version),
+         "The device's Python at %s is %s, and edgekit needs 3.10 or newer."
+         % (sys.executable, version),
          "Install a newer Python on the device, and name it with --python.")
 line = b""
 while not line.endswith(b"\\n"):

@@ -24,7 +24,16 @@ TEMPORARY = ".part-"
 def cache_root() -> Path:
     """Return the agent's folder: `${XDG_CACHE_HOME:-~/.cache}/edgekit`."""
     base = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "edgekit"
+    return (Path(base) if Path(base).is_absolute() else _home() / ".cache") / "edgekit"
+
+
+def _home() -> Path:
+    try:
+        return Path.home()
+    except RuntimeError as e:
+        raise AgentError(
+            "disk", "The device's user has no home folder.", "Set XDG_CACHE_HOME on the device."
+        ) from e
 
 
 def free_bytes(folder: Path) -> int:

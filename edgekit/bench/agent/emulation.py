@@ -45,7 +45,7 @@ def emulated(
         return True
     program = _text(root / f"proc/{parent}/cmdline").split("\0")[0]
     try:
-        running = os.readlink(root / f"proc/{parent}/exe")
+        running = str((root / f"proc/{parent}/exe").readlink())
     except OSError:
         running = ""
     if any(re.search(r"(^|/)qemu-[\w-]+$|binfmt", name) for name in (program, running)):

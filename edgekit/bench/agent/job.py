@@ -14,6 +14,7 @@ from edgekit.bench.agent.wire import AgentError, Channel, Message, parse
 
 HEARTBEAT_S = 5.0
 STOP_S = 10.0
+STATISTICS_S = 120.0
 EXIT_S = 10.0
 STDERR_BYTES = 1 << 20
 TAIL_BYTES = 4096
@@ -87,14 +88,20 @@ class Job:
 
     def wait(self) -> int:
         """Wait for its end and return the exit code, negative for a signal."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(EXIT_S)
+        end = time.monotonic() + EXIT_S
+        # Not reaped yet, so that its number is still its group's when the group is killed.
+        options = os.WEXITED | os.WNOWAIT | os.WNOHANG
+        while self.process.returncode is None and time.monotonic() < end:
+            if os.waitid(os.P_PID, self.process.pid, options) is not None:
+                break
+            time.sleep(0.01)
         return self.end()
 
     def end(self) -> int:
         """End it and everything that it started, at once; return its exit code."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.process.pid, signal.SIGKILL)
+        if self.process.returncode is None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.process.pid, signal.SIGKILL)
         code = self.process.wait()
         if self.process.stdin is not None:
             with contextlib.suppress(OSError):
@@ -145,6 +152,8 @@ def pump(
         if job.messages in happened:
             messages, closed = job.take()
             for each in messages:
+                if each["type"] == "stopping":  # it is at it: now it may take its time
+                    end = max(end, now + STATISTICS_S)
                 on_message(each)
             if closed:
                 return True

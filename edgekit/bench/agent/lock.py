@@ -14,6 +14,8 @@ from edgekit.bench.agent.cache import disk_errors
 from edgekit.bench.agent.wire import AgentError
 
 IDLE_S = 900.0
+# Others hold it for a moment to look whether it is free, or to tidy the cache.
+PATIENCE_S = 1.0
 LONGEST_RUN_S = 24 * 3600.0
 
 
@@ -44,8 +46,11 @@ class Lock:
         Raises:
             AgentError: another holds it (kind `locked`), or the file cannot be written.
         """
-        if self._file is None and not self.try_take():
-            raise self._taken()
+        end = time.monotonic() + PATIENCE_S
+        while self._file is None and not self.try_take():
+            if time.monotonic() >= end:
+                raise self._taken()
+            time.sleep(0.1)
         self._note({"owner": owner, "since": self._since, "expires": time.time() + seconds})
 
     def try_take(self) -> bool:
@@ -85,8 +90,10 @@ class Lock:
         try:
             about = json.loads(self._path.read_text(encoding="utf-8"))
             owner = str(about["owner"])
-            minutes = (time.time() - float(about["since"])) / 60
-            since = f" for {minutes:.0f} min" if minutes >= 1 else " for less than a minute"
+            began = float(about["since"])
+            minutes = max(0.0, time.time() - began) / 60
+            clock = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(began))
+            since = f" since {clock} ({minutes:.0f} min)"
         except (OSError, ValueError, KeyError, TypeError):
             pass  # it is being written just now, or was written by another version
         return AgentError(

@@ -48,6 +48,8 @@ def probe(channel: Channel, program: Sequence[str], root: Path) -> dict[str, Any
         if not culprit:
             break
         skip.append(culprit)
+    if any(state["ok"] for state in found["runtimes"].values()):
+        found["missing"] = [name for name in found["missing"] if name != "onnxruntime"]
     found["install"] = install_hint(found["missing"]) if found["missing"] else ""
     return found
 

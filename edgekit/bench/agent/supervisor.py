@@ -18,9 +18,10 @@ from types import FrameType
 from typing import NoReturn
 
 from edgekit import __version__
+from edgekit.bench import power
 from edgekit.bench.agent import PROTOCOL
 from edgekit.bench.agent.cache import Cache, cache_root
-from edgekit.bench.agent.lock import IDLE_S, Lock
+from edgekit.bench.agent.lock import IDLE_S, LONGEST_RUN_S, Lock
 from edgekit.bench.agent.probe import probe
 from edgekit.bench.agent.run import run
 from edgekit.bench.agent.wire import (
@@ -36,6 +37,7 @@ from edgekit.bench.agent.wire import (
 )
 
 OLD_AGENT_S = 30 * 86400.0
+OLD_PROBE_S = 3600.0
 
 
 class EndedError(BaseException):
@@ -73,13 +75,15 @@ class Supervisor:
             if not self.owner and message["type"] != "hello":
                 raise broken("The first message was not `hello`.")
             try:
-                self.channel.send(self._answer(message))
+                answer = self._answer(message)
+                if answer is not None:
+                    self.channel.send(answer)
             except AgentError as e:
                 if e.kind == "protocol":
                     raise
                 self.channel.send(e.line())
 
-    def _answer(self, message: Message) -> Message:
+    def _answer(self, message: Message) -> Message | None:
         kind = message["type"]
         if kind == "hello":
             return self._hello(message)
@@ -94,9 +98,10 @@ class Supervisor:
             return {"type": "locked"}
         if kind == "run":
             self._take_lock()
-            return run(self, message)
+            self._run(message)
+            return None
         if kind == "stop":  # it crossed the result on its way
-            return {"type": "stopped"}
+            return None
         raise broken(f"There is no message of type {kind[:40]!r}.")
 
     def _hello(self, message: Message) -> Message:
@@ -107,6 +112,7 @@ class Supervisor:
             )
         owner = checked_text(message.get("owner"), "The owner", 200)
         self.owner = "".join(c if c.isprintable() else "?" for c in owner) or "unknown"
+        self._check_free()
         found = probe(self.channel, self.program, self.root)
         self.emulated = bool(found["emulated"])
         return {
@@ -125,17 +131,34 @@ class Supervisor:
             raise broken("`have` names no files.")
         wanted = {checked_hash(sha): checked_size(size) for sha, size in files.items()}
         missing = self.cache.missing(wanted)
-        coming = sum(wanted[sha] for sha in missing)
         mine = self.lock.held
-        if mine or self.lock.try_take():
-            try:
-                self.cache.make_room(coming)
-            finally:
-                if not mine:
-                    self.lock.release()
-        else:
-            self.cache.check_room(coming)
+        self._take_lock()
+        try:
+            self.cache.make_room(sum(wanted[sha] for sha in missing))
+        finally:
+            if not mine:
+                self.lock.release()
         return {"type": "missing", "files": missing}
+
+    def _check_free(self) -> None:
+        """Refuse while another measures: even to look at this device would disturb that."""
+        if not self.lock.held:
+            self.lock.take(self.owner)
+            self.lock.release()
+
+    def _run(self, message: Message) -> None:
+        self.lock.take(self.owner, LONGEST_RUN_S)
+        try:
+            run(
+                message,
+                channel=self.channel,
+                cache=self.cache,
+                root=self.root,
+                program=self.program,
+                emulated=self.emulated,
+            )
+        finally:
+            self.lock.take(self.owner)
 
     def _take_lock(self) -> None:
         first = not self.lock.held
@@ -145,13 +168,27 @@ class Supervisor:
 
     def _clean_up(self) -> None:
         """Remove what an agent that was killed has left; nobody else is here while we hold it."""
+        _end_processes_in(self.work)
+        power.recover(self.root / "power.json")
         self.cache.sweep()
         shutil.rmtree(self.work, ignore_errors=True)
-        mine = Path(self.program[0]).name
+        now = time.time()
+        for path in self.root.glob("probe-*"):
+            with contextlib.suppress(OSError):
+                if now - path.stat().st_mtime > OLD_PROBE_S:
+                    shutil.rmtree(path)
         for path in self.root.glob("agent-*.pyz*"):
             with contextlib.suppress(OSError):
-                if path.name != mine and time.time() - path.stat().st_mtime > OLD_AGENT_S:
+                if str(path) != self.program[0] and now - path.stat().st_mtime > OLD_AGENT_S:
                     path.unlink()
+
+
+def _end_processes_in(folder: Path) -> None:
+    """Kill what still works in a folder: a worker's child that outlived worker and supervisor."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (process / "cwd").readlink().is_relative_to(folder):
+                os.kill(int(process.name), signal.SIGKILL)
 
 
 def main(program: Sequence[str]) -> int:

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -34,9 +35,9 @@ def main(arguments: list[str]) -> int:
     threading.Thread(target=_listen, args=(stopped,), daemon=True).start()
     if arguments[1] == "probe":
         return _probe(post, set(arguments[2:]))
-    from edgekit.bench.agent import measure
+    from edgekit.bench.agent.measure import main as measure
 
-    return measure.main(Path(arguments[2]), post, stopped)
+    return measure(Path(arguments[2]), post, stopped)
 
 
 def _poster(descriptor: int) -> Callable[[Message], None]:
@@ -83,7 +84,7 @@ def _probe(post: Callable[[Message], None], skip: set[str]) -> int:
     look("power mode", lambda: {"power_mode": power.read()})
     look("fingerprint", _fingerprint)
     for name in MODULES:
-        look(f"module:{name}", lambda name=name: _module(name))
+        look(f"module:{name}", partial(_module, name))
     if "module:numpy" not in skip and _imports("numpy"):
         _probe_parts(look, skip)
     post({"type": "done"})
@@ -94,17 +95,17 @@ def _probe_parts(look: Callable[[str, Callable[[], dict[str, Any]]], None], skip
     from edgekit.bench.meters import METERS, make_meter
     from edgekit.bench.runtimes import RUNTIMES, runtime_class
 
+    def runtime(name: str) -> dict[str, Any]:
+        return {"runtimes": {name: asdict(runtime_class(name).probe())}}
+
+    def meter(name: str) -> dict[str, Any]:
+        return {"meters": {name: asdict(make_meter(name).probe())}}
+
     for name in RUNTIMES:
-        if f"module:{name}" in skip:
-            continue
-        look(
-            f"runtime:{name}",
-            lambda name=name: {"runtimes": {name: asdict(runtime_class(name).probe())}},
-        )
+        if f"module:{name}" not in skip:
+            look(f"runtime:{name}", partial(runtime, name))
     for name in METERS:
-        look(
-            f"meter:{name}", lambda name=name: {"meters": {name: asdict(make_meter(name).probe())}}
-        )
+        look(f"meter:{name}", partial(meter, name))
 
 
 def _fingerprint() -> dict[str, Any]:
