@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
+from edgekit.graph.equation import letters
 from edgekit.graph.macs import Cost as Cost
 from edgekit.graph.program import Program, module_path
 
@@ -126,15 +127,16 @@ def _attention(node: Node, sizes: _Sizes) -> int:
 
 def _einsum(node: Node, sizes: _Sizes) -> int:
     equation, operands = node.args
-    terms = str(equation).replace(" ", "").split("->")[0].split(",")
     tensors: Any = operands
-    if "..." in str(equation) or len(terms) != 2:
+    shapes = [sizes(tensor) for tensor in tensors]
+    terms, _ = letters(str(equation), [len(shape) for shape in shapes])
+    if len(terms) != 2:
         raise ValueError(equation)
-    letters: dict[str, int] = {}
-    for term, tensor in zip(terms, tensors, strict=True):
-        for letter, size in zip(term, sizes(tensor), strict=True):
-            letters[letter] = max(size, letters.get(letter, 1))
-    return math.prod(letters.values())
+    found: dict[str, int] = {}
+    for term, shape in zip(terms, shapes, strict=True):
+        for letter, size in zip(term, shape, strict=True):
+            found[letter] = max(size, found.get(letter, 1))
+    return math.prod(found.values())
 
 
 _RULES: dict[Any, Callable[[Node, _Sizes], int]] = {

@@ -41,6 +41,8 @@ class PruneConfig(BaseModel):
         recovery: what is done without training afterwards, in this order: `least-squares` fits the
             weights of each layer that is left to what the layer said before, `batch-norm` takes
             the statistics of batch norms anew. Both look at the calibration split.
+        iterations: prune in as many rounds, each by the same factor; what is left is scored, and
+            recovered, anew in each.
         calibration: samples of the calibration split that importance and recovery look at.
     """
 
@@ -58,6 +60,7 @@ class PruneConfig(BaseModel):
     normalization: Literal["prune", "keep"] = "prune"
     attention: Attention | dict[str, Attention] | None = None
     recovery: tuple[Recovery, ...] = ()
+    iterations: int = Field(default=1, ge=1, le=100)
     calibration: int = Field(default=256, ge=2)
 
     @model_validator(mode="after")

@@ -13,6 +13,7 @@ from torch import nn
 from torch.fx import Node
 
 from edgekit.graph.cost import Cost
+from edgekit.graph.equation import letters
 from edgekit.graph.program import Program
 from edgekit.prune.coupling import attribute
 from edgekit.prune.families import Counts, Families
@@ -155,12 +156,13 @@ def _terms(op: Op) -> list[list[Factor]]:
 
 
 def _einsum_terms(op: Op) -> list[list[Factor]]:
-    terms = str(op.arguments["equation"]).replace(" ", "").split("->")[0].split(",")
+    tensors = op.arguments["tensors"]
+    terms, _ = letters(str(op.arguments["equation"]), [len(op.shape(t)) for t in tensors])
     if len(terms) != 2:
         return []
-    letters: dict[str, Factor] = {}
-    for term, tensor in zip(terms, op.arguments["tensors"], strict=True):
+    found: dict[str, Factor] = {}
+    for term, tensor in zip(terms, tensors, strict=True):
         for letter, factor in zip(term, _factors(op, tensor), strict=True):
-            if letter not in letters or letters[letter][1] == 1:
-                letters[letter] = factor
-    return [list(letters.values())]
+            if letter not in found or found[letter][1] == 1:
+                found[letter] = factor
+    return [list(found.values())]

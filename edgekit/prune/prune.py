@@ -54,6 +54,57 @@ def prune(
     """
     if "least-squares" in config.recovery and calibration is None:
         raise UsageError("Least squares need data.", "Give data, or leave `recovery` out.")
+    if config.iterations == 1:
+        return _once(program, config, seed, calibration, progress)
+    small, reports = program, []
+    for number in range(1, config.iterations + 1):
+        part = _round(config, number, small, program)
+        small, report = _once(small, part, seed, calibration, progress)
+        reports.append(report)
+    return small, _joined(reports)
+
+
+def _round(config: PruneConfig, number: int, small: Program, whole: Program) -> PruneConfig:
+    """One round's share: the amounts are those of the whole, told of what is left."""
+    what, amount = config.amount
+    power = 1 / config.iterations
+    layers = {name: 1 - (1 - ratio) ** power for name, ratio in config.layers.items()}
+    if what == "sparsity":
+        share = 1 - (1 - amount) ** power
+    else:
+        now, first = (getattr(cost(p), what) for p in (small, whole))
+        share = min(amount ** (number * power) * first / now, 1 - 1e-9)
+    return config.model_copy(update={"iterations": 1, "layers": layers, what: share})
+
+
+def _joined(reports: list[PruneReport]) -> PruneReport:
+    """All rounds as one: from the first network to the last."""
+    first, last = reports[0], reports[-1]
+    after = {group.layers: group.after for group in last.groups}
+    groups = (
+        dataclasses.replace(group, after=after.get(group.layers, group.after))
+        for group in first.groups
+    )
+    return dataclasses.replace(
+        last,
+        groups=tuple(groups),
+        frozen=first.frozen,
+        frozen_parameters=first.frozen_parameters,
+        macs_before=first.macs_before,
+        parameters_before=first.parameters_before,
+        zero_mask_max_error=max(r.zero_mask_max_error or 0.0 for r in reports),
+        warnings=tuple(dict.fromkeys(w for r in reports for w in r.warnings)),
+    )
+
+
+def _once(
+    program: Program,
+    config: PruneConfig,
+    seed: int,
+    calibration: "Calibration | None",
+    progress: Progress | None,
+) -> tuple[Program, PruneReport]:
+    """One round."""
     decision = decide(program, config, seed=seed, calibration=calibration)
     pruned, error, dtype = program, 0.0, "float64"
     fitted: tuple[Fitted, ...] = ()

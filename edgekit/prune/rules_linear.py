@@ -6,8 +6,9 @@ zero there would give.
 
 import numpy as np
 
-from edgekit.prune.atoms import WINDOW, Dim, Dims, Fixed, Ids
-from edgekit.prune.registry import Decline, Kept, Op, Size, Value, count, rule
+from edgekit.graph.equation import letters
+from edgekit.prune.atoms import SINGLE, WINDOW, Dim, Dims, Fixed, Ids
+from edgekit.prune.registry import Decline, Kept, Op, Size, Value, count, is_one, rule
 
 
 def _set_groups(op: Op, kept: Kept) -> None:
@@ -132,18 +133,23 @@ def addmm(op: Op) -> Value:
 @rule("einsum")
 def einsum(op: Op) -> Value:
     """Einstein's summation: equal letters are coupled, letters of the output pass on."""
-    equation = str(op.arguments["equation"]).replace(" ", "")
     tensors = op.arguments["tensors"]
-    if "." in equation or "->" not in equation:
-        raise Decline
-    left, right = equation.split("->")
-    letters: dict[str, Dim] = {}
-    for term, tensor in zip(left.split(","), tensors, strict=True):
+    terms, right = letters(str(op.arguments["equation"]), [len(op.shape(t)) for t in tensors])
+    found: dict[str, Dim] = {}
+    for term, tensor in zip(terms, tensors, strict=True):
         if len(set(term)) != len(term):
             raise Decline
-        for letter, dim in zip(term, op.dims(tensor), strict=True):
-            letters[letter] = op.unite(letters[letter], dim) if letter in letters else dim
-    return tuple(letters[letter] for letter in right)
+        for letter, dim, size in zip(term, op.dims(tensor), op.shape(tensor), strict=True):
+            if letter not in found or _stretches(found[letter]):
+                found[letter] = dim
+            elif not is_one(size):
+                found[letter] = op.unite(found[letter], dim)
+    return tuple(found[letter] for letter in right)
+
+
+def _stretches(dim: Dim) -> bool:
+    """A dimension of size one goes with any other, as in broadcasting."""
+    return isinstance(dim, Fixed) and dim.cause == SINGLE
 
 
 def _keep_scale(op: Op, kept: Kept) -> None:

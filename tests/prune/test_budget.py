@@ -18,6 +18,27 @@ from edgekit.prune.model import macs_model, parameters_model
 from edgekit.prune.prune import prune
 
 
+@pytest.mark.parametrize("what", ["macs", "parameters", "sparsity"])
+def test_rounds_end_where_one_step_does(what):
+    program = nets.program("residual")
+    config = PruneConfig(**{what: 0.4}, minimum_channels=1)
+    _, once = prune(program, config, seed=0)
+    small, rounds = prune(program, config.model_copy(update={"iterations": 3}), seed=0)
+    assert (rounds.macs_before, rounds.parameters_before) == (
+        once.macs_before,
+        once.parameters_before,
+    )
+    now = cost(small)
+    assert (rounds.macs_after, rounds.parameters_after) == (now.macs, now.parameters)
+    assert rounds.zero_mask_max_error <= 1e-12
+    if what == "sparsity":
+        pairs = zip(rounds.groups, once.groups, strict=True)
+        assert all(abs(a.after - b.after) <= 1 for a, b in pairs)
+    else:
+        before, after = (getattr(rounds, f"{what}_{when}") for when in ("before", "after"))
+        assert 0.9 * getattr(once, f"{what}_after") <= after <= 0.4 * before
+
+
 def families_of(program):
     return find_families(analyse(program.module()), program.name_map())
 

@@ -44,7 +44,7 @@ def test_a_coupled_layer_is_explained():
     found = explain_layer(decision, "blocks.1.down")
     assert [g["layers"] for g in found["groups"]] == [["blocks.1.conv2", "blocks.1.down"]]
     assert found["tensors"]["blocks.1.down.weight"][0]["free"] == 16
-    with pytest.raises(UsageError, match="no layer 'blocks.1.dow'") as caught:
+    with pytest.raises(UsageError, match=r"no layer 'blocks\.1\.dow'") as caught:
         explain_layer(decision, "blocks.1.dow")
     assert "blocks.1.down" in caught.value.hint
 

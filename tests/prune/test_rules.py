@@ -113,6 +113,7 @@ PASSING = {
     "sliced pixels": lambda x: x[:, :, 1:-1, ::2],
     "constant": lambda x: x * CONSTANT + LINE[:12, None, None],
     "zeros": lambda x: torch.cat([x.new_zeros(x.shape[0], 4, 8, 8), x[:, :8]], 1) + x,
+    "sum with an ellipsis": lambda x: torch.einsum("...chw,c->...chw", x, CONSTANT.flatten()),
     "attention of channels": lambda x: torch.einsum("bcij,bcjk->bcik", x, x),
     "matmul of channels": lambda x: (
         x.flatten(2) @ x.flatten(2).mT @ x.flatten(2)
