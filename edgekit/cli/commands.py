@@ -9,6 +9,7 @@ from edgekit import __version__
 from edgekit.cli import (
     artifact_commands,
     bench_command,
+    compare_command,
     doctor_command,
     pass_commands,
     prune_command,
@@ -35,6 +36,7 @@ app.command("build")(pass_commands.build)
 app.command("verify")(artifact_commands.verify)
 app.command("eval")(artifact_commands.evaluate)
 app.command("bench")(bench_command.bench)
+app.command("compare")(compare_command.compare)
 app.command("inspect")(artifact_commands.inspect)
 app.command("targets")(doctor_command.targets)
 app.command("doctor")(doctor_command.doctor)

@@ -181,34 +181,6 @@ def evaluation(found: Any) -> None:
         console.print(table)
 
 
-def bench(found: dict[str, Any]) -> None:
-    """Latency figures, the interval beside each."""
-    from edgekit.pipeline.figures import figure
-
-    table = _table("model", "p50", "p90", "p99", "speedup", "verdict", "energy")
-    for subject in found["subjects"]:
-        against = found["comparisons"].get(subject["name"])
-        energy = subject["energy"]["energy_j"]
-        table.add_row(
-            Text(subject["name"]),
-            *(_figure(figure(subject[key])) for key in ("p50_ms", "p90_ms", "p99_ms")),
-            _figure(figure(against["speedup"])) if against else Text("baseline", style="dim"),
-            against["verdict"] if against else "",
-            energy["label"] if energy["value"] is None else _figure(figure(energy)),
-        )
-    console = out_console()
-    console.print(table)
-    if found["protocol"]["quick"]:
-        console.print(Text("A quick run: leave out --quick for figures to quote.", style="yellow"))
-    for warning in found["warnings"]:
-        console.print(Text(warning, style="yellow"))
-    for name, rows in found.get("layers", {}).items():
-        layers = _table("layer", "op", "ms", words=2, title=name)
-        for row in rows:
-            layers.add_row(Text(row["layer"]), row["op"], f"{row['ms']:.4f}")
-        console.print(layers)
-
-
 def targets(found: "Sequence[Target]") -> None:
     """The device classes."""
     columns = ("target", "device", "runtime", "precisions", "int8 scheme", "channels ×")

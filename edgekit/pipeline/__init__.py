@@ -1,12 +1,13 @@
 """Run recipes and single passes: what the command line and Python scripts call."""
 
+from edgekit.pipeline.bench_request import BenchRequest
+from edgekit.pipeline.benchmark import bench_models
 from edgekit.pipeline.gates import raise_for_verdict
 from edgekit.pipeline.measure import cpu_threads
 from edgekit.pipeline.plan import explain, locate
 from edgekit.pipeline.run import run_recipe
 from edgekit.pipeline.single import (
     apply,
-    bench_models,
     capture,
     compare_models,
     evaluate_model,
@@ -15,6 +16,7 @@ from edgekit.pipeline.single import (
 )
 
 __all__ = [
+    "BenchRequest",
     "apply",
     "bench_models",
     "capture",

@@ -1,24 +1,265 @@
-"""Measure artifacts side by side on this machine, and say what the machine is."""
+"""Measure models side by side, here and on the user's devices, and say what a machine is."""
 
 import importlib
 import platform
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit.artifact import Artifact, Format
-from edgekit.errors import UnavailableError, UsageError
-from edgekit.progress import Progress
+from edgekit.errors import DeviceError, EdgekitError, UnavailableError, UsageError
+from edgekit.pipeline.bench_request import BenchRequest, OpenModel, open_models, subjects_of
+from edgekit.pipeline.step import guarded
+from edgekit.progress import Progress, Silent
+from edgekit.progress import Task as ProgressTask
 from edgekit.target import RuntimeName, Target
 
 if TYPE_CHECKING:
-    from edgekit.bench import BenchResult
+    from edgekit.bench import BenchResult, Protocol, Subject
+    from edgekit.bench.measure import Opener
+    from edgekit.device import Device
 
+HERE = "local"
 _RUNS: dict[str, frozenset[Format]] = {
     "onnxruntime": frozenset({"onnx"}),
+    "openvino": frozenset({"onnx"}),
     "tensorrt": frozenset({"tensorrt"}),
     "tensorrt-rtx": frozenset({"tensorrt-rtx"}),
 }
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one device.
+
+    Attributes:
+        device: its name, `local` for this machine.
+        result: what was measured, None where the device failed.
+        extras: beside the result: `layers` by model, where asked for.
+        error: why there is no result.
+        interrupted: Ctrl-C came before it was done.
+    """
+
+    device: str
+    result: "BenchResult | None" = None
+    extras: Mapping[str, Any] = field(default_factory=dict)
+    error: EdgekitError | None = None
+    interrupted: bool = False
+
+    def plain(self) -> dict[str, Any]:
+        """The result as JSON holds it, with the extras."""
+        return {**(self.result.to_dict() if self.result else {}), **self.extras}
+
+
+def bench_models(
+    request: BenchRequest,
+    *,
+    devices: Sequence[str] = (),
+    compare: bool = True,
+    progress: Progress | None = None,
+) -> list[Outcome]:
+    """Measure models, interleaved; with several devices, on all of them at once.
+
+    Args:
+        request: what to measure, and how.
+        devices: names of devices that the user added, `local` for this machine; this machine
+            where empty.
+        compare: compare the other models with the first.
+        progress: where to show the progress.
+
+    Returns:
+        One outcome a device. Where several were asked for, one that failed has its error there;
+        a single one raises it. Ctrl-C gives what there is, marked as not complete.
+
+    Raises:
+        UsageError: a choice, a model or a device's name is wrong.
+        UnavailableError: the only machine that was asked for cannot run a model.
+        DeviceError: the only device that was asked for cannot be reached, or was lost.
+    """
+    request.check()
+    jobs = _jobs(request, devices, compare=compare)
+    progress = progress or Silent()
+    if len(jobs) == 1:
+        with guarded("The benchmark"):
+            return [jobs[0].run(progress)]
+    return _at_once(jobs, progress)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One device's share of the work: everything that can be wrong in it has been checked."""
+
+    name: str
+    device: "Device | None"
+    request: BenchRequest
+    models: Sequence[OpenModel]
+    subjects: "Sequence[Subject]"
+    baseline: str | None
+
+    def run(self, progress: Progress, stop: Callable[[], bool] | None = None) -> Outcome:
+        """Measure, and show the progress as a task of its own."""
+        count = len(self.subjects)
+        what = f"bench {count} model{'s' * (count > 1)}"
+        with progress.task(what if self.device is None else f"{what} on {self.name}", 100) as task:
+            measure = self._here if self.device is None else self._there
+            result, extras = measure(self.request.protocol(), _teller(task), stop)
+        result = replace(result, where=self.name)
+        return Outcome(self.name, result, extras, interrupted=not result.complete)
+
+    def _here(
+        self,
+        protocol: "Protocol",
+        say: Callable[[float, str], None],
+        stop: Callable[[], bool] | None,
+    ) -> "tuple[BenchResult, dict[str, Any]]":
+        from edgekit.bench import bench
+
+        request = self.request
+        with ExitStack() as stack:
+            stack.enter_context(_power_mode(request.power_mode))
+            result = bench(
+                self.subjects,
+                protocol,
+                baseline=self.baseline,
+                say=say,
+                meters=request.wanted_meters(),
+                opener=opener_for(self.subjects, request.imports),
+                stop=stop,
+            )
+            extras: dict[str, Any] = {}
+            if request.layers and result.complete:
+                extras["layers"] = {
+                    s.name: layer_times(s.model, s.feeds, s.options) for s in self.subjects
+                }
+        return result, extras
+
+    def _there(
+        self,
+        protocol: "Protocol",
+        say: Callable[[float, str], None],
+        stop: Callable[[], bool] | None,
+    ) -> "tuple[BenchResult, dict[str, Any]]":
+        from edgekit import device as devices
+
+        if self.device is None:
+            raise UsageError("There is no device.", "Name one with --device.")
+        return devices.bench(
+            self.device,
+            self.subjects,
+            protocol,
+            baseline=self.baseline,
+            say=say,
+            meters=self.request.wanted_meters(),
+            layers=self.request.layers,
+            power_mode=self.request.power_mode,
+            stop=stop,
+        )
+
+
+def _jobs(request: BenchRequest, devices: Sequence[str], *, compare: bool) -> list[_Job]:
+    names = list(devices) or [HERE]
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(f"The device {name!r} is given twice.", "Name each device once.")
+    jobs = []
+    for name in names:
+        device = find_device(name, alone=len(names) == 1)
+        wanted = request
+        if device is not None:
+            wanted = request.for_device(device.target, device.meters)
+        models = open_models(wanted)
+        if wanted.layers:
+            _check_layers(models)
+        subjects = subjects_of(wanted, models)
+        baseline = subjects[0].name if compare and len(subjects) > 1 else None
+        jobs.append(_Job(name, device, wanted, models, subjects, baseline))
+    return jobs
+
+
+def find_device(name: str, *, alone: bool = True) -> "Device | None":
+    """The device of that name; None for this machine.
+
+    Args:
+        name: as the user added it, or `local`.
+        alone: nothing else is measured at the same time. Beside others, this machine is measured
+            by a process of its own, so that talking to the others takes none of its time.
+
+    Raises:
+        UsageError: there is no such device.
+    """
+    from edgekit.device import registry
+
+    if name != HERE:
+        return registry.get(name)
+    if alone:
+        return None
+    return registry.Device(name="this-machine", url="local://", python=sys.executable)
+
+
+def _check_layers(models: Sequence[OpenModel]) -> None:
+    for model in models:
+        if model.runtime != "onnxruntime":
+            raise UsageError(
+                f"{model.runtime} gives no layer times here ({model.name}).", "Leave --layers out."
+            )
+
+
+def _at_once(jobs: Sequence[_Job], progress: Progress) -> list[Outcome]:
+    """Run every job in a thread of its own; Ctrl-C stops them all, and takes what there is."""
+    from edgekit.device.api import interruptible
+
+    def attempt(job: _Job, stop: Callable[[], bool]) -> Outcome:
+        try:
+            with guarded(f"The benchmark on {job.name}"):
+                return job.run(progress, stop)
+        except EdgekitError as e:
+            return Outcome(job.name, error=e, interrupted=stop())
+        except KeyboardInterrupt:
+            error = DeviceError("Stopped before there was a result.", "Measure again.")
+            return Outcome(job.name, error=error, interrupted=True)
+
+    with interruptible() as interrupted, ThreadPoolExecutor(len(jobs)) as pool:
+        futures = [pool.submit(attempt, job, interrupted.is_set) for job in jobs]
+        found = [future.result() for future in futures]
+    if all(outcome.result is None and outcome.interrupted for outcome in found):
+        raise KeyboardInterrupt
+    return found
+
+
+def _teller(task: ProgressTask) -> Callable[[float, str], None]:
+    shown = 0.0
+
+    def say(fraction: float, message: str) -> None:
+        nonlocal shown
+        task.advance(max(0.0, fraction * 100 - shown), detail=message)
+        shown = max(shown, fraction * 100)
+
+    return say
+
+
+def _power_mode(mode: str | None) -> Any:
+    if mode is None:
+        return nullcontext()
+    from edgekit.bench.power import changed
+
+    return changed(mode)
+
+
+def opener_for(subjects: "Sequence[Subject]", imports: Sequence[str] = ()) -> "Opener":
+    """What opens the subjects' runtimes; torch is only touched where a subject needs it."""
+    from edgekit.bench.measure import open_runtime
+
+    if not any(each.runtime.startswith("torch") for each in subjects):
+        return open_runtime
+    from edgekit.entry import import_modules
+    from edgekit.graph.runtime import torch_opener
+
+    import_modules(imports, Path.cwd())
+    return torch_opener
 
 
 def measure(
@@ -31,8 +272,9 @@ def measure(
     seed: int,
     progress: Progress,
     meters: Sequence[str] = (),
+    device: "Device | None" = None,
 ) -> "BenchResult":
-    """Measure artifacts, interleaved; the first is the baseline of the others.
+    """Measure a recipe's artifacts, interleaved; the first is the baseline of the others.
 
     Args:
         artifacts: by the name that the result calls them.
@@ -43,94 +285,51 @@ def measure(
         seed: seeds the inputs and the order of the blocks.
         progress: where to show the progress.
         meters: energy meters to try, best first.
+        device: where; this machine where None.
 
     Raises:
         UsageError: an artifact is not of the runtime's format.
-        UnavailableError: the runtime cannot run here.
+        UnavailableError: the runtime cannot run there.
+        DeviceError: the device cannot be reached, or was lost.
     """
-    from edgekit.bench import Protocol, Subject, bench, random_feeds
-
     for name, artifact in artifacts.items():
         if artifact.format not in _RUNS.get(runtime, frozenset()):
             raise UsageError(
                 f"{name} is {artifact.format}, which {runtime} does not run.",
                 "Export it (`edgekit export`) or build it (`edgekit build`) first.",
             )
-    subjects = [
-        Subject(
-            name=name,
-            runtime=runtime,
-            model=artifact.path,
-            feeds=random_feeds(
-                artifact.inputs, batch=dims.get("batch", 1), seed=seed, dims=dict(dims)
-            ),
-            options={"threads": threads} if runtime == "onnxruntime" else {},
-        )
-        for name, artifact in artifacts.items()
-    ]
-    protocol = Protocol.quick(seed) if quick else Protocol.full(seed)
-    with progress.task(f"bench {len(subjects)} model{'s' * (len(subjects) > 1)}", 100) as task:
-        shown = 0.0
-
-        def say(fraction: float, message: str) -> None:
-            nonlocal shown
-            task.advance(max(0.0, fraction * 100 - shown), detail=message)
-            shown = max(shown, fraction * 100)
-
-        baseline = subjects[0].name if len(subjects) > 1 else None
-        return bench(subjects, protocol, baseline=baseline, say=say, meters=meters)
-
-
-def bench_artifacts(
-    artifacts: Mapping[str, Artifact],
-    *,
-    runtime: str,
-    threads: int,
-    quick: bool,
-    dims: Mapping[str, int],
-    layers: bool,
-    seed: int,
-    progress: Progress,
-) -> dict[str, Any]:
-    """Measure artifacts and give the result as plain data, for `edgekit bench`.
-
-    Returns:
-        The benchmark's own JSON, and under `layers`, where asked for, each model's layers.
-    """
-    from edgekit.bench import random_feeds
-
-    result = measure(
-        artifacts,
-        runtime=runtime,
+    request = BenchRequest(
+        models=tuple(artifact.path for artifact in artifacts.values()),
         threads=threads,
         quick=quick,
+        batch=dims.get("batch", 1),
         dims=dims,
+        meters=tuple(meters),
         seed=seed,
-        progress=progress,
-    ).to_dict()
-    if layers:
-        if runtime != "onnxruntime":
-            raise UsageError(f"{runtime} gives no layer times here.", "Leave --layers out.")
-        result["layers"] = {
-            name: layer_times(
-                artifact.path,
-                random_feeds(
-                    artifact.inputs, batch=dims.get("batch", 1), seed=seed, dims=dict(dims)
-                ),
-                threads,
-            )
-            for name, artifact in artifacts.items()
-        }
-    return result
+    )
+    models = [
+        OpenModel(name, artifact.path, runtime, artifact.inputs)
+        for name, artifact in artifacts.items()
+    ]
+    subjects = subjects_of(request, models)
+    baseline = subjects[0].name if len(subjects) > 1 else None
+    name = HERE if device is None else device.name
+    outcome = _Job(name, device, request, models, subjects, baseline).run(progress)
+    if outcome.result is None or not outcome.result.complete:
+        raise KeyboardInterrupt  # a run keeps no half measurement; it measures again
+    return outcome.result
 
 
-def layer_times(model: Path, feeds: Mapping[str, Any], threads: int) -> list[dict[str, Any]]:
+def layer_times(
+    model: Path, feeds: Mapping[str, Any], options: Mapping[str, Any]
+) -> list[dict[str, Any]]:
     """Time of each layer of an ONNX file, from a separate profiling pass, slowest first."""
     from edgekit.bench.profile import profile
 
-    layers = profile(model, dict(feeds), threads=threads)
+    rest = {name: value for name, value in options.items() if name != "threads"}
+    layers = profile(model, dict(feeds), threads=options.get("threads", 1), options=rest)
     rows = [{"layer": layer.name, "op": layer.op, "ms": layer.ms} for layer in layers]
-    return sorted(rows, key=lambda row: -float(row["ms"]))
+    return sorted(rows, key=lambda row: -float(str(row["ms"])))
 
 
 def cannot_measure(target: Target) -> str:
@@ -140,6 +339,25 @@ def cannot_measure(target: Target) -> str:
         return f"{target.title} is {target.machine}; this machine is {machine}."
     probe = runtime_class(target.runtime).probe()
     return "" if probe.ok else f"{probe.reason} {probe.fix}".strip()
+
+
+def cannot_measure_there(target: Target, hello: Any, name: str) -> str:
+    """Why a target's latency cannot be measured on a device; empty where it can.
+
+    Args:
+        target: the target.
+        hello: what the device said of itself (`edgekit.device.probe`).
+        name: the device's name.
+    """
+    there = str(hello.fingerprint.get("architecture", "unknown"))
+    if target.machine is not None and target.machine != there:
+        return f"{target.title} is {target.machine}; the device {name} is {there}."
+    found = hello.runtimes.get(target.runtime)
+    if found is None:
+        return f"The device {name} says nothing of the runtime {target.runtime}."
+    if found.get("ok"):
+        return ""
+    return f"{name}: {found.get('reason', '')} {found.get('fix', '')}".strip()
 
 
 def runtime_class(name: RuntimeName) -> Any:
@@ -169,6 +387,13 @@ def machine() -> dict[str, Any]:
         "runtimes": {name: _plain(p) for name, p in probe_runtimes().items()},
         "meters": {name: _plain(p) for name, p in probe_meters().items()},
     }
+
+
+def meters_here() -> list[str]:
+    """Names of the meters that can measure on this machine."""
+    from edgekit.bench.meters import probe_meters
+
+    return [name for name, found in probe_meters().items() if found.ok]
 
 
 def _plain(probe: Any) -> dict[str, Any]:

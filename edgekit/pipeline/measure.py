@@ -362,7 +362,8 @@ class Judge:
         if known is None or known.get("key") != key:
             with guarded(f"Timing the layers of the branch {branch.name!r}"):
                 feeds = random_feeds(artifact.inputs, batch=1, seed=self.seed, dims=self._sizes)
-                known = {"key": key, "layers": layer_times(artifact.path, feeds, threads)}
+                options = {"threads": threads}
+                known = {"key": key, "layers": layer_times(artifact.path, feeds, options)}
                 write_json(path, known)
             self.measured_now += 1
         return tuple(LayerTime.model_validate(row) for row in known["layers"][:_SLOWEST])

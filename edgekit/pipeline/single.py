@@ -352,49 +352,6 @@ def evaluate_model(
     return evaluate_predictions(task, answer_of(task, dataset, split, outputs), targets, ids)[0]
 
 
-def bench_models(
-    models: Sequence[Path],
-    *,
-    quick: bool = False,
-    threads: int = 1,
-    runtime: str = "onnxruntime",
-    dims: Mapping[str, int] | None = None,
-    layers: bool = False,
-    seed: int = 0,
-    progress: Progress | None = None,
-) -> dict[str, Any]:
-    """Measure the latency of models, interleaved, against the first.
-
-    Args:
-        models: ONNX files or artifacts' folders.
-        quick: the short protocol.
-        threads: the runtime's CPU threads.
-        runtime: what runs them.
-        dims: sizes of dynamic dimensions.
-        layers: time each layer as well, in a separate pass.
-        seed: seeds inputs and the order of the blocks.
-        progress: where to show the progress.
-    """
-    from edgekit.pipeline.benchmark import bench_artifacts
-
-    artifacts = {_label(path, models): open_artifact(path) for path in models}
-    with guarded("The benchmark"):
-        return bench_artifacts(
-            artifacts,
-            runtime=runtime,
-            quick=quick,
-            threads=threads,
-            dims=dict(dims or {}),
-            layers=layers,
-            seed=seed,
-            progress=progress or Silent(),
-        )
-
-
-def _label(path: Path, models: Sequence[Path]) -> str:
-    return path.name if [m.name for m in models].count(path.name) == 1 else str(path)
-
-
 def examine_machine() -> dict[str, Any]:
     """Say what this machine has: libraries, runtimes, meters; what is missing, and the mend."""
     from edgekit.pipeline.benchmark import machine
