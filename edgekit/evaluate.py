@@ -48,6 +48,11 @@ def open_artifact(path: Path, imports: Sequence[str] = ()) -> Artifact:
             "An engine is opened through its artifact folder.",
         )
     inputs, outputs = _specs(path, imports)
+    beside: tuple[str, ...] = ()
+    if fmt == "onnx":
+        from edgekit.graph.onnx_model import external_data
+
+        beside = external_data(path)
     return Artifact.create(
         path.parent,
         model=path.name,
@@ -55,30 +60,8 @@ def open_artifact(path: Path, imports: Sequence[str] = ()) -> Artifact:
         inputs=inputs,
         outputs=outputs,
         made_by="file",
-        extra_files=external_data(path) if fmt == "onnx" else (),
+        extra_files=beside,
     )
-
-
-def external_data(path: Path) -> tuple[str, ...]:
-    """Names of the files beside an ONNX file that hold its tensors; none where it is broken."""
-    import onnx
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-
-    from edgekit.graph.onnx_model import tensors
-
-    try:
-        model = onnx.load_model(path, load_external_data=False)
-    except (DecodeError, ValueError, RuntimeError):
-        return ()
-    names = {
-        entry.value
-        for tensor in tensors(model.graph, *model.functions)
-        if tensor.data_location == onnx.TensorProto.EXTERNAL
-        for entry in tensor.external_data
-        if entry.key == "location"
-    }
-    folder = path.parent.resolve()
-    return tuple(sorted(n for n in names if (folder / n).resolve().is_relative_to(folder)))
 
 
 def _specs(

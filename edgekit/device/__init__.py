@@ -1,1 +1,20 @@
-"""Transports to devices. The local machine needs none; others come with `edgekit device`."""
+"""The user's own devices: which there are, how they are reached, and measuring on them."""
+
+from edgekit.device.api import Many, bench, bench_many, probe
+from edgekit.device.registry import Device, add, devices, get, remove
+from edgekit.device.session import Session
+from edgekit.device.talk import Hello
+
+__all__ = [
+    "Device",
+    "Hello",
+    "Many",
+    "Session",
+    "add",
+    "bench",
+    "bench_many",
+    "devices",
+    "get",
+    "probe",
+    "remove",
+]

@@ -141,6 +141,26 @@ def tensors(*graphs: Any) -> Iterator["onnx.TensorProto"]:
                 yield from tensors(*attribute.graphs)
 
 
+def external_data(path: Path) -> tuple[str, ...]:
+    """Names of the files beside an ONNX file that hold its tensors; none where it is broken."""
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        model = onnx.load_model(path, load_external_data=False)
+    except (DecodeError, ValueError, RuntimeError):
+        return ()
+    names = {
+        entry.value
+        for tensor in tensors(model.graph, *model.functions)
+        if tensor.data_location == onnx.TensorProto.EXTERNAL
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    folder = path.parent.resolve()
+    return tuple(sorted(n for n in names if (folder / n).resolve().is_relative_to(folder)))
+
+
 def _check_tensor(tensor: "onnx.TensorProto", folder: Path, file: str) -> bool:
     """Check a tensor's sizes; whether its data is external."""
     import onnx

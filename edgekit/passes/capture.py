@@ -143,7 +143,7 @@ def package_folder(name: str) -> Path:
 
 def _external(source: Path) -> list[Path]:
     """The files that hold an ONNX model's weights, where they lie outside the model file."""
-    from edgekit.evaluate import external_data
+    from edgekit.graph.onnx_model import external_data
 
     if source.suffix != ".onnx":
         return []

@@ -1,0 +1,368 @@
+"""One conversation with a device's agent: hello, files, lock, run, bye.
+
+The protocol is described in `edgekit.bench.agent`. Whatever the device sends is checked before it
+is used; whatever goes wrong becomes one of edgekit's errors, with the device's name in it.
+"""
+
+import contextlib
+import getpass
+import hashlib
+import io
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NoReturn
+
+from edgekit.device.registry import Device
+from edgekit.device.talk import Answer, Hello, Message, Patience
+from edgekit.device.transport import (
+    Channel,
+    ClosedError,
+    StalledError,
+    Transport,
+    last_words,
+    open_transport,
+)
+from edgekit.errors import DeviceError, EdgekitError, UnavailableError, UsageError
+
+PROTOCOL = 1
+MAX_RAW_BYTES = 1 << 30
+_CHUNK_BYTES = 1 << 20
+_TICK_S = 0.2
+
+Say = Callable[[float, str], None]
+Stop = Callable[[], bool]
+
+
+class Session:
+    """A device's agent, from hello to bye, as a context manager.
+
+    Args:
+        device: what to talk to.
+        transport: how; as the device's URL says where None.
+        patience: how long to wait.
+
+    Attributes:
+        hello: what the device has said of itself, once entered.
+    """
+
+    hello: Hello
+
+    def __init__(
+        self,
+        device: Device,
+        *,
+        transport: Transport | None = None,
+        patience: Patience | None = None,
+    ) -> None:
+        self.device = device
+        self._transport = transport or open_transport(device)
+        self._patience = patience or Patience()
+        self._channel: Channel
+
+    def __enter__(self) -> "Session":
+        """Connect, put the agent on the device where it is not there yet, and say hello.
+
+        Raises:
+            DeviceError: the device cannot be reached, or does not answer.
+            UnavailableError: ssh, adb, or the device's Python is missing.
+        """
+        self._channel = self._transport.start()
+        try:
+            self._start_agent()
+            self._send({"type": "hello", "protocol": PROTOCOL, "owner": _owner()})
+            message = self._answer("hello", self._patience.hello_s)
+            if message.get("protocol") != PROTOCOL:
+                self._fail("It speaks another protocol. Use the same edgekit on both sides.")
+            try:
+                self.hello = Hello.from_message(message)
+            except (KeyError, TypeError, ValueError) as e:
+                self._fail(f"Its hello is broken ({type(e).__name__}: {e}).", e)
+        except BaseException:
+            self._channel.close(0.5)
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Say bye and end the transport; after an error the device cleans up by itself."""
+        del error, traceback
+        if kind is None:
+            with contextlib.suppress(EdgekitError, ClosedError, StalledError):
+                self._send({"type": "bye"})
+                while (line := self._channel.line(self._patience.close_s)) is not None:
+                    if _parsed(line).get("type") == "bye":
+                        break
+        self._channel.close(self._patience.close_s)
+
+    def lock(self) -> None:
+        """Take the device for this session.
+
+        Raises:
+            DeviceError: another benchmark has it.
+        """
+        self._send({"type": "lock"})
+        self._answer("locked")
+
+    def upload(
+        self, paths: Sequence[Path], say: Say | None = None, stop: Stop | None = None
+    ) -> list[str]:
+        """Put files on the device; those that are there already stay there.
+
+        Args:
+            paths: the files.
+            say: called with the fraction of bytes sent and a short text.
+            stop: asked between parts; True interrupts.
+
+        Returns:
+            Their SHA-256 sums, in hexadecimal digits, in the order of `paths`.
+
+        Raises:
+            DeviceError: the device is lost, or its disk is full.
+            UsageError: a file cannot be read.
+            KeyboardInterrupt: `stop` has said so.
+        """
+        sums = [sha256(path) for path in paths]
+        sizes = {s: path.stat().st_size for s, path in zip(sums, paths, strict=True)}
+        by_sum = dict(zip(sums, paths, strict=True))
+        self._send({"type": "have", "files": sizes})
+        missing = self._answer("missing").get("files")
+        if not isinstance(missing, list) or not set(missing) <= set(sizes):
+            self._fail("It asks for files that it was not told of.")
+        whole, sent = sum(sizes[s] for s in missing), 0
+        for each in missing:
+            path = by_sum[each]
+            self._send({"type": "put", "sha256": each, "size": sizes[each]})
+            for chunk in _chunks(path, sizes[each]):
+                if stop is not None and stop():
+                    raise KeyboardInterrupt
+                self._write(chunk)
+                sent += len(chunk)
+                if say is not None:
+                    say(sent / max(1, whole), f"sending {path.name} to {self.device.name}")
+            self._answer("stored")
+        return sums
+
+    def run(
+        self, request: Mapping[str, Any], say: Say | None = None, stop: Stop | None = None
+    ) -> Answer:
+        """Measure on the device.
+
+        Args:
+            request: subjects and protocol, as `edgekit.bench.agent` describes them.
+            say: called with the fraction done and a short text.
+            stop: asked five times a second; once True the device is told to stop, and answers with
+                what it has: a result with `complete` False.
+
+        Raises:
+            DeviceError: the device was lost, is in use, or the runtime crashed there.
+            UnavailableError: it lacks a module, a runtime or a driver.
+            UsageError: a model cannot be loaded, or an option is wrong.
+            KeyboardInterrupt: it was stopped, and there is no partial result.
+        """
+        self._send({"type": "run", "request": dict(request)})
+        heard, stopped = time.monotonic(), None
+        while True:
+            if stopped is None and stop is not None and stop():
+                stopped = time.monotonic()
+                self._send({"type": "stop"})
+            message = self._receive(_TICK_S)
+            now = time.monotonic()
+            if stopped is not None and now - stopped > self._patience.stop_s:
+                raise KeyboardInterrupt
+            if message is None:
+                if now - heard > self._patience.silence_s:
+                    self._lost(f"nothing was heard of it for {now - heard:.0f} s")
+                continue
+            heard = now
+            kind = message["type"]
+            if kind == "progress" and say is not None:
+                say(_fraction(message.get("fraction")), str(message.get("text", ""))[:200])
+            elif kind == "result":
+                return self._result(message)
+            elif kind == "error":
+                if message.get("kind") == "stopped" and stopped is not None:
+                    raise KeyboardInterrupt
+                raise self._error(message)
+
+    def _result(self, message: Message) -> Answer:
+        from edgekit.bench.result import load_raw
+
+        size = message.get("size", 0)
+        if type(size) is not int or not 0 <= size <= MAX_RAW_BYTES:
+            self._fail("Its result has no valid size.")
+        try:
+            packed = self._channel.read(size, self._patience.silence_s)
+        except (ClosedError, StalledError):
+            self._lost("it ended while it sent the result")
+        try:
+            raw = load_raw(io.BytesIO(packed)) if size else {}
+        except UsageError as e:
+            self._fail("Its raw samples are broken.", e)
+        if not isinstance(message.get("result"), dict):
+            self._fail("Its result is none.")
+        extras = {k: v for k, v in message.items() if k not in {"type", "result", "size"}}
+        return Answer(message["result"], raw, extras)
+
+    def _start_agent(self) -> None:
+        from edgekit.device.zipapp import build_agent
+
+        agent = build_agent()
+        head = f"{hashlib.sha256(agent).hexdigest()} {len(agent)}\n".encode()
+        # A transport that has failed already says why in `_never_started`, where its end is read.
+        with contextlib.suppress(ClosedError, StalledError):
+            self._channel.send(head, self._patience.start_s)
+        message = self._first_message()
+        if message["type"] == "error":
+            raise self._error(message)
+        if not message.get("cached"):
+            self._write(agent)
+
+    def _first_message(self) -> Message:
+        """Skip what the device's login scripts print, up to the bootstrap's first line."""
+        end = time.monotonic() + self._patience.start_s
+        while True:
+            try:
+                line = self._channel.line(max(0.0, end - time.monotonic()))
+            except ClosedError:
+                code = self._channel.close(self._patience.close_s)
+                raise self._transport.explain(code, self._channel.stderr) from None
+            if line is None:
+                raise DeviceError(
+                    f"{self.device.name} ({self.device.url}) did not answer within"
+                    f" {self._patience.start_s:.0f} s.",
+                    "Check that it is not busy, and that its login scripts do not wait for input.",
+                )
+            begin = line.find(b'{"')
+            message = _parsed(line[begin:]) if begin >= 0 else {}
+            if message.get("type") in {"agent", "error"}:
+                return message
+
+    def _answer(self, wanted: str, timeout_s: float | None = None) -> Message:
+        """The answer of that type; heartbeats, and what crossed on its way, are passed over.
+
+        Raises:
+            EdgekitError: the device answers with an error, or not at all.
+        """
+        limit = self._patience.answer_s if timeout_s is None else timeout_s
+        end = time.monotonic() + limit
+        while True:
+            message = self._receive(max(0.0, end - time.monotonic()))
+            if message is None:
+                self._lost(f"it did not answer for {limit:.0f} s")
+            if message["type"] == "error":
+                raise self._error(message)
+            if message["type"] == wanted:
+                return message
+
+    def _receive(self, timeout_s: float) -> Message | None:
+        try:
+            line = self._channel.line(timeout_s)
+        except ClosedError:
+            self._lost("")
+        if line is None:
+            return None
+        message = _parsed(line)
+        if not message:
+            self._fail("It sent a line that is no message.")
+        return message
+
+    def _send(self, message: Message) -> None:
+        self._write(json.dumps(message, allow_nan=False).encode() + b"\n")
+
+    def _write(self, data: bytes) -> None:
+        try:
+            self._channel.send(data, self._patience.answer_s)
+        except StalledError:
+            self._lost("it took no more data")
+        except ClosedError:
+            # It may have said why, before it went.
+            with contextlib.suppress(ClosedError):
+                while (line := self._channel.line(1.0)) is not None:
+                    message = _parsed(line)
+                    if message.get("type") == "error":
+                        raise self._error(message) from None
+            self._lost("")
+
+    def _lost(self, why: str) -> NoReturn:
+        code = self._channel.close(0.0 if why else self._patience.close_s)
+        why = why or last_words(self._channel.stderr) or f"the connection ended with code {code}"
+        raise DeviceError(
+            f"{self.device.name} was lost in mid-run: {why}",
+            "Check the device and its connection (power, memory, network), and measure again.",
+        )
+
+    def _fail(self, what: str, cause: BaseException | None = None) -> NoReturn:
+        raise DeviceError(
+            f"{self.device.name} does not speak as edgekit's agent does. {what}",
+            "Remove ~/.cache/edgekit on the device, and try again.",
+        ) from cause
+
+    def _error(self, message: Message) -> EdgekitError:
+        """The error that a line of type `error` stands for."""
+        text = str(message.get("message", "It gave no reason."))[:4000]
+        hint = str(message.get("hint", ""))[:4000]
+        kind = message.get("kind")
+        what = f"{self.device.name}: {text}"
+        if kind == "usage":
+            return UsageError(what, hint or "Check the model and the options.")
+        if kind == "unavailable":
+            return UnavailableError(
+                what, hint or f"Look at `edgekit device probe {self.device.name}`."
+            )
+        if kind == "locked":
+            return DeviceError(what, hint or "Wait until it has finished, and try again.")
+        return DeviceError(what, hint or "Measure again.")
+
+
+def sha256(path: Path) -> str:
+    """Hash a file.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as e:
+        raise UsageError(f"{path} cannot be read: {e.strerror}.", "Check the path.") from e
+
+
+def _chunks(path: Path, size: int) -> Any:
+    left = size
+    with path.open("rb") as file:
+        while left:
+            chunk = file.read(min(_CHUNK_BYTES, left))
+            if not chunk:
+                raise UsageError(f"{path} became shorter while it was sent.", "Try again.")
+            left -= len(chunk)
+            yield chunk
+
+
+def _parsed(line: bytes) -> Message:
+    """A message; empty where the line is none."""
+    try:
+        found = json.loads(line.decode("utf-8"))
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) and isinstance(found.get("type"), str) else {}
+
+
+def _fraction(value: object) -> float:
+    return min(1.0, max(0.0, float(value))) if isinstance(value, (int, float)) else 0.0
+
+
+def _owner() -> str:
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = "unknown"
+    return f"{user}@{platform.node()}:{os.getpid()}"
