@@ -61,7 +61,7 @@ class Finish:
                 cannot be compared with what is going to be measured.
         """
         from edgekit.pipeline import baseline as stored
-        from edgekit.pipeline.bench_request import labels
+        from edgekit.pipeline.bench_subjects import labels
         from edgekit.pipeline.raw import check_place
 
         allowed = None if max_slowdown is None else units.share(max_slowdown, "--max-slowdown")
@@ -131,7 +131,7 @@ class Finish:
         against: "Mapping[str, Comparison]",
     ) -> None:
         from edgekit.cli import show_bench
-        from edgekit.pipeline.benchmark import meters_here
+        from edgekit.pipeline.machine import meters_here
 
         show_bench.table(outcomes)
         show_bench.details(outcomes)

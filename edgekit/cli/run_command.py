@@ -17,6 +17,10 @@ def run(
     ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Make every step again.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run.")] = False,
+    device: Annotated[
+        str | None,
+        typer.Option("--device", metavar="NAME", help="Measure every branch on this device."),
+    ] = None,
     threads: common.Threads = None,
     json: common.Json = False,
 ) -> None:
@@ -34,7 +38,13 @@ def run(
         return
     with common.progress() as progress:
         report = run_recipe(
-            recipe, out, branches=branch, fresh=fresh, threads=threads, progress=progress
+            recipe,
+            out,
+            branches=branch,
+            fresh=fresh,
+            threads=threads,
+            device=device,
+            progress=progress,
         )
     common.print_json(report) if json else show.report(report, out)
     raise_for_verdict(report)

@@ -1,22 +1,20 @@
-"""Measure models side by side, here and on the user's devices, and say what a machine is."""
+"""Measure models side by side, here and on the user's devices."""
 
-import importlib
-import platform
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit.artifact import Artifact, Format
-from edgekit.errors import DeviceError, EdgekitError, UnavailableError, UsageError
-from edgekit.pipeline.bench_request import BenchRequest, OpenModel, open_models, subjects_of
+from edgekit.errors import DeviceError, EdgekitError, UsageError
+from edgekit.pipeline.bench_request import BenchRequest
+from edgekit.pipeline.bench_subjects import OpenModel, open_models, subjects_of
 from edgekit.pipeline.step import guarded
 from edgekit.progress import Progress, Silent
 from edgekit.progress import Task as ProgressTask
-from edgekit.target import RuntimeName, Target
 
 if TYPE_CHECKING:
     from edgekit.bench import BenchResult, Protocol, Subject
@@ -147,7 +145,7 @@ class _Job:
 
         if self.device is None:
             raise UsageError("There is no device.", "Name one with --device.")
-        return devices.bench(
+        result, extras = devices.bench(
             self.device,
             self.subjects,
             protocol,
@@ -158,6 +156,10 @@ class _Job:
             power_mode=self.request.power_mode,
             stop=stop,
         )
+        if "layers" in extras:
+            rows = {name: _layer_rows(each) for name, each in extras["layers"].items()}
+            extras = {**extras, "layers": rows}
+        return result, extras
 
 
 def _jobs(request: BenchRequest, devices: Sequence[str], *, compare: bool) -> list[_Job]:
@@ -273,7 +275,7 @@ def measure(
     progress: Progress,
     meters: Sequence[str] = (),
     device: "Device | None" = None,
-) -> "BenchResult":
+) -> Outcome:
     """Measure a recipe's artifacts, interleaved; the first is the baseline of the others.
 
     Args:
@@ -285,7 +287,7 @@ def measure(
         seed: seeds the inputs and the order of the blocks.
         progress: where to show the progress.
         meters: energy meters to try, best first.
-        device: where; this machine where None.
+        device: where; this machine where None. A device times the layers of ONNX files as well.
 
     Raises:
         UsageError: an artifact is not of the runtime's format.
@@ -305,6 +307,7 @@ def measure(
         batch=dims.get("batch", 1),
         dims=dims,
         meters=tuple(meters),
+        layers=device is not None and runtime == "onnxruntime",
         seed=seed,
     )
     models = [
@@ -317,7 +320,7 @@ def measure(
     outcome = _Job(name, device, request, models, subjects, baseline).run(progress)
     if outcome.result is None or not outcome.result.complete:
         raise KeyboardInterrupt  # a run keeps no half measurement; it measures again
-    return outcome.result
+    return outcome
 
 
 def layer_times(
@@ -328,73 +331,10 @@ def layer_times(
 
     rest = {name: value for name, value in options.items() if name != "threads"}
     layers = profile(model, dict(feeds), threads=options.get("threads", 1), options=rest)
-    rows = [{"layer": layer.name, "op": layer.op, "ms": layer.ms} for layer in layers]
-    return sorted(rows, key=lambda row: -float(str(row["ms"])))
+    return _layer_rows([asdict(layer) for layer in layers])
 
 
-def cannot_measure(target: Target) -> str:
-    """Why a target's latency cannot be measured on this machine; empty where it can."""
-    machine = platform.machine()
-    if target.machine is not None and target.machine != machine:
-        return f"{target.title} is {target.machine}; this machine is {machine}."
-    probe = runtime_class(target.runtime).probe()
-    return "" if probe.ok else f"{probe.reason} {probe.fix}".strip()
-
-
-def cannot_measure_there(target: Target, hello: Any, name: str) -> str:
-    """Why a target's latency cannot be measured on a device; empty where it can.
-
-    Args:
-        target: the target.
-        hello: what the device said of itself (`edgekit.device.probe`).
-        name: the device's name.
-    """
-    there = str(hello.fingerprint.get("architecture", "unknown"))
-    if target.machine is not None and target.machine != there:
-        return f"{target.title} is {target.machine}; the device {name} is {there}."
-    found = hello.runtimes.get(target.runtime)
-    if found is None:
-        return f"The device {name} says nothing of the runtime {target.runtime}."
-    if found.get("ok"):
-        return ""
-    return f"{name}: {found.get('reason', '')} {found.get('fix', '')}".strip()
-
-
-def runtime_class(name: RuntimeName) -> Any:
-    """The class of a runtime, without loading the runtime itself.
-
-    Raises:
-        UnavailableError: edgekit cannot measure with it yet.
-    """
-    from edgekit.bench.runtimes import RUNTIMES
-
-    if name not in RUNTIMES:
-        raise UnavailableError(
-            f"edgekit has no benchmark for the runtime {name!r}.", "Measure with its own tool."
-        )
-    module, _, cls = RUNTIMES[name].partition(":")
-    return getattr(importlib.import_module(module), cls)
-
-
-def machine() -> dict[str, Any]:
-    """This machine: its fingerprint, its runtimes and its meters."""
-    from edgekit.bench.fingerprint import fingerprint
-    from edgekit.bench.meters import probe_meters
-    from edgekit.bench.runtimes import probe_runtimes
-
-    return {
-        "device": dict(fingerprint()),
-        "runtimes": {name: _plain(p) for name, p in probe_runtimes().items()},
-        "meters": {name: _plain(p) for name, p in probe_meters().items()},
-    }
-
-
-def meters_here() -> list[str]:
-    """Names of the meters that can measure on this machine."""
-    from edgekit.bench.meters import probe_meters
-
-    return [name for name, found in probe_meters().items() if found.ok]
-
-
-def _plain(probe: Any) -> dict[str, Any]:
-    return {"ok": probe.ok, "reason": probe.reason, "fix": probe.fix}
+def _layer_rows(layers: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What JSON says of each layer, slowest first."""
+    rows = [{"layer": each["name"], "op": each["op"], "ms": each["ms"]} for each in layers]
+    return sorted(rows, key=lambda row: -float(row["ms"]))

@@ -5,7 +5,7 @@ measures nothing again.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from edgekit.evaluate import Arrays, answer_of, captured_sizes, cost_of, predict
 from edgekit.metrics import Task
 from edgekit.passes.base import Context
 from edgekit.passes.export_onnx import DEFAULT_OPSET, ExportOnnx
+from edgekit.pipeline.branch_bench import BranchBench, Place, Places
 from edgekit.pipeline.figures import (
     changes_of,
     derived,
@@ -24,7 +25,7 @@ from edgekit.pipeline.figures import (
     latency_fields,
     unmeasured,
 )
-from edgekit.pipeline.scores import Judged, read_json, read_judged, write_json, write_judged
+from edgekit.pipeline.scores import Judged, read_judged, write_judged
 from edgekit.pipeline.step import Made, Store, cache_key, guarded, make, step_key
 from edgekit.progress import Progress
 from edgekit.recipe import BASELINES, Branch
@@ -56,6 +57,7 @@ class Judge:
         threads: CPU threads for evaluation.
         progress: where to show the progress.
         imports: modules of the user's that register custom operators.
+        places: where each branch is measured.
         measured_now: how many measurements this run had to make.
         warnings: what concerns the whole run.
     """
@@ -68,6 +70,7 @@ class Judge:
     threads: int
     progress: Progress
     imports: tuple[str, ...] = ()
+    places: Places = field(default_factory=Places)
     measured_now: int = 0
     warnings: list[str] = field(default_factory=list)
     _judged: dict[str, Judged] = field(default_factory=dict)
@@ -249,13 +252,28 @@ class Judge:
         """
         latency: dict[str, dict[str, Any]] = {}
         result: dict[str, Any] = {}
-        reason = lost or self._no_bench(branch, target)
+        layers: tuple[LayerTime, ...] = ()
+        reason = lost or ("The recipe says `bench: off`." if branch.bench == "off" else "")
+        place = Place() if reason else self.places.of(branch)
+        reason = reason or place.cannot_measure(target)
         subjects: dict[str, Artifact] = {}
         if not reason:
             subjects = self._subjects(target, shared, chain)
             reason = "" if subjects else "No artifact here is of the runtime's format."
         if not reason:
-            result = self._bench(branch, target, subjects)
+            bench = BranchBench(
+                store=self.store,
+                branch=branch,
+                target=target,
+                place=place,
+                sizes=self._sizes,
+                sizes_of=self._sizes_of,
+                seed=self.seed,
+                progress=self.progress,
+            )
+            result, made = bench.latency(subjects)
+            self.measured_now += made
+            layers = self._layers(bench, chain, subjects, result)
             latency = {
                 subjects[name].content_hash: fields
                 for name, fields in latency_fields(result).items()
@@ -273,24 +291,15 @@ class Judge:
             shared=self._chain(self.original, shared, latency),
             steps=derived(self._chain(before, chain, latency)),
             bench=result,
-            profile=self._profile(branch, target, chain) if result else (),
+            profile=layers,
         )
-
-    def _no_bench(self, branch: Branch, target: Target) -> str:
-        from edgekit.pipeline.benchmark import cannot_measure
-
-        if branch.bench == "off":
-            return "The recipe says `bench: off`."
-        try:
-            return cannot_measure(target)
-        except UnavailableError as e:
-            return str(e)
 
     def _subjects(
         self, target: Target, shared: Sequence[Made], chain: Sequence[Made]
     ) -> dict[str, Artifact]:
         """What is measured: the original first, then every artifact of the runtime's format."""
-        runs = "onnx" if target.runtime == "onnxruntime" else target.runtime
+        on_onnx = target.runtime in {"onnxruntime", "openvino"}
+        runs = "onnx" if on_onnx else target.runtime
         found: dict[str, Artifact] = {}
         seen: set[str] = set()
         for made in (self.original, *shared, *chain):
@@ -302,71 +311,21 @@ class Judge:
                 found[name if name not in found else str(where)] = artifact
         return found
 
-    def _bench(
-        self, branch: Branch, target: Target, subjects: dict[str, Artifact]
-    ) -> dict[str, Any]:
-        from edgekit.pipeline.benchmark import measure
-
-        threads = branch.threads or target.threads
-        path = self.store.out / branch.name / "bench.json"
-        key = cache_key(
-            subjects={name: a.content_hash for name, a in subjects.items()},
-            runtime=target.runtime,
-            threads=threads,
-            protocol=branch.bench,
-            device=self.device(),
-            meters=target.meters,
-            sizes_of=self._sizes_of,
-            seed=self.seed,
-            versions=manifest.versions(),
-        )
-        known = None if self.store.fresh else read_json(path)
-        if known is not None and known.get("key") == key:
-            return dict(known["result"])
-        with guarded(f"Measuring the branch {branch.name!r}"):
-            result = measure(
-                subjects,
-                runtime=target.runtime,
-                threads=threads,
-                quick=branch.bench == "quick",
-                dims=self._sizes,
-                seed=self.seed,
-                progress=self.progress,
-                meters=target.meters,
-            ).to_dict()
-            write_json(path, {"key": key, "result": result})
-        self.measured_now += 1
-        return result
-
-    def _profile(
-        self, branch: Branch, target: Target, chain: Sequence[Made]
+    def _layers(
+        self,
+        bench: BranchBench,
+        chain: Sequence[Made],
+        subjects: Mapping[str, Artifact],
+        result: Mapping[str, Any],
     ) -> tuple[LayerTime, ...]:
-        """The slowest layers of the branch's last ONNX file, kept beside the benchmark."""
-        from edgekit.bench import random_feeds
-        from edgekit.pipeline.benchmark import layer_times
-
+        """The slowest layers of the branch's last ONNX file."""
         if not chain or chain[-1].artifact.format != "onnx":
             return ()
         artifact = chain[-1].artifact
-        path = self.store.out / branch.name / "profile.json"
-        threads = branch.threads or target.threads
-        key = cache_key(
-            artifact=artifact.content_hash,
-            threads=threads,
-            device=self.device(),
-            sizes_of=self._sizes_of,
-            seed=self.seed,
-            versions=manifest.versions(),
-        )
-        known = None if self.store.fresh else read_json(path)
-        if known is None or known.get("key") != key:
-            with guarded(f"Timing the layers of the branch {branch.name!r}"):
-                feeds = random_feeds(artifact.inputs, batch=1, seed=self.seed, dims=self._sizes)
-                options = {"threads": threads}
-                known = {"key": key, "layers": layer_times(artifact.path, feeds, options)}
-                write_json(path, known)
-            self.measured_now += 1
-        return tuple(LayerTime.model_validate(row) for row in known["layers"][:_SLOWEST])
+        names = [n for n, a in subjects.items() if a.content_hash == artifact.content_hash]
+        rows, made = bench.layers(artifact, names[0] if names else "", result)
+        self.measured_now += made
+        return tuple(LayerTime.model_validate(row) for row in rows[:_SLOWEST])
 
     @cached_property
     def _sizes(self) -> dict[str, int]:
@@ -397,9 +356,7 @@ class Judge:
 
     @cached_property
     def _fingerprint(self) -> dict[str, Any]:
-        from edgekit.bench.fingerprint import fingerprint
-
-        return dict(fingerprint())
+        return Place().fingerprint()
 
     def device(self) -> dict[str, Any]:
         """The fingerprint of this machine."""

@@ -51,7 +51,12 @@ def explain(path: Path, out: Path | None, *, threads: int = 1) -> list[dict[str,
     plan += shared
     for branch, target in zip(recipe.branches, recipe.targets(), strict=True):
         plan += _chain(look, branch.name, branch.passes, (target,), last)[0]
-        measured = {"bench": branch.bench, "gates": branch.gates.model_dump(exclude_none=True)}
+        measured: dict[str, Any] = {
+            "bench": branch.bench,
+            "gates": branch.gates.model_dump(exclude_none=True),
+        }
+        if branch.device is not None:
+            measured["device"] = branch.device
         plan.append(
             {
                 "branch": branch.name,

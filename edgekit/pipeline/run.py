@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Literal
 
 from edgekit import __version__, manifest
 from edgekit.entry import import_modules
-from edgekit.errors import EdgekitError, RecipeError, UnavailableError, UsageError
+from edgekit.errors import DeviceError, EdgekitError, RecipeError, UnavailableError, UsageError
 from edgekit.passes.base import Context, Pass
 from edgekit.pipeline import gates
+from edgekit.pipeline.branch_bench import Places
 from edgekit.pipeline.measure import Judge, cpu_threads
 from edgekit.pipeline.plan import ORIGINAL, check_start, locate
 from edgekit.pipeline.step import STAGING, Made, Store, capture_key, guarded, make, step_key
@@ -36,6 +37,7 @@ def run_recipe(
     branches: Sequence[str] | None = None,
     fresh: bool = False,
     threads: int | None = None,
+    device: str | None = None,
     progress: Progress | None = None,
 ) -> RunReport:
     """Run a recipe and write its report into `out`.
@@ -48,6 +50,8 @@ def run_recipe(
         branches: only these; None for all.
         fresh: make everything again.
         threads: CPU threads for training and evaluation; all of them unless given.
+        device: measure every branch there, whatever the recipe says: a device of the user's, or
+            `local`.
         progress: where to show the progress.
 
     Returns:
@@ -55,9 +59,10 @@ def run_recipe(
 
     Raises:
         RecipeError: the recipe is not valid.
-        UsageError: a file is missing or broken, or `out` cannot be written.
+        UsageError: a file is missing or broken, `out` cannot be written, or a device is unknown.
         UnavailableError: something is missing here, in a branch that is not optional.
         PassError: a step failed.
+        DeviceError: a device cannot be reached or was lost; everything else was done and is kept.
     """
     path = locate(path)
     recipe = load(path)
@@ -66,6 +71,8 @@ def run_recipe(
     if unknown:
         names = ", ".join(b.name for b in recipe.branches)
         raise RecipeError(f"There is no branch {min(unknown)!r}.", f"Branches are {names}.")
+    places = Places(device)
+    places.check([b for b in recipe.branches if not branches or b.name in branches])
     with locked(out, out):
         started = time.perf_counter()
         run = _Run(
@@ -75,6 +82,7 @@ def run_recipe(
             store=Store(out, fresh=fresh),
             threads=threads or cpu_threads(),
             progress=progress or Silent(),
+            places=places,
         )
         run.store.clear()
         return run.run(set(branches or ()), started)
@@ -120,6 +128,7 @@ class _Run:
     store: Store
     threads: int
     progress: Progress
+    places: Places
     data: "Dataset | None" = None
     original: Made | None = None
     made_now: int = 0
@@ -145,6 +154,7 @@ class _Run:
             threads=self.threads,
             progress=self.progress,
             imports=self.recipe.model.imports,
+            places=self.places,
         )
         # Before anything is trained: data that does not fit the network is found now.
         judge.judge(made, None)
@@ -265,7 +275,7 @@ class _Run:
         left: Sequence[Pass],
     ) -> BranchReport:
         """The report of a branch that could not be finished, and its place in the exit code."""
-        skipped = branch.optional and isinstance(failure, UnavailableError)
+        skipped = branch.optional and isinstance(failure, (UnavailableError, DeviceError))
         (self.skips if skipped else self.errors).append(failure)
         status: Literal["skipped", "failed"] = "skipped" if skipped else "failed"
         self.progress.say(f"  {branch.name}: {status}. {failure}")

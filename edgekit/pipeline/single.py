@@ -354,7 +354,7 @@ def evaluate_model(
 
 def examine_machine() -> dict[str, Any]:
     """Say what this machine has: libraries, runtimes, meters; what is missing, and the mend."""
-    from edgekit.pipeline.benchmark import machine
+    from edgekit.pipeline.machine import machine
 
     libraries: dict[str, dict[str, str | None]] = {}
     for name in EXTRA_OF:

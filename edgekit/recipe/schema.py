@@ -111,6 +111,7 @@ class Branch(BaseModel):
         target: a target's name, or a YAML file.
         passes: run in order on the shared chain's result.
         bench: how long to measure latency; `off` measures none.
+        device: where to measure it: a name from `edgekit device list`; this machine unless given.
         threads: CPU threads of the runtime; the target's unless given.
         optional: skip the branch, and say why, where something it needs is missing here.
         gates: budgets for its last artifact.
@@ -122,6 +123,7 @@ class Branch(BaseModel):
     target: str
     passes: tuple[AnyPass, ...] = ()
     bench: Literal["off", "quick", "full"] = "full"
+    device: str | None = Field(default=None, min_length=1)
     threads: int | None = Field(default=None, ge=1)
     optional: bool = False
     gates: Gates = Gates()

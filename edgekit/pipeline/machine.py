@@ -1,0 +1,79 @@
+"""What a machine is, and what can be measured on it."""
+
+import importlib
+import platform
+from typing import TYPE_CHECKING, Any
+
+from edgekit.errors import UnavailableError
+from edgekit.target import RuntimeName, Target
+
+if TYPE_CHECKING:
+    from edgekit.device import Hello
+
+
+def cannot_measure(target: Target) -> str:
+    """Why a target's latency cannot be measured on this machine; empty where it can."""
+    machine = platform.machine()
+    if target.machine is not None and target.machine != machine:
+        return f"{target.title} is {target.machine}; this machine is {machine}."
+    probe = runtime_class(target.runtime).probe()
+    return "" if probe.ok else f"{probe.reason} {probe.fix}".strip()
+
+
+def cannot_measure_there(target: Target, hello: "Hello", name: str) -> str:
+    """Why a target's latency cannot be measured on a device; empty where it can.
+
+    Args:
+        target: the target.
+        hello: what the device said of itself (`edgekit.device.probe`).
+        name: the device's name.
+    """
+    there = str(hello.fingerprint.get("architecture", "unknown"))
+    if target.machine is not None and target.machine != there:
+        return f"{target.title} is {target.machine}; the device {name} is {there}."
+    found = hello.runtimes.get(target.runtime)
+    if found is None:
+        return f"The device {name} says nothing of the runtime {target.runtime}."
+    if found.get("ok"):
+        return ""
+    return f"{name}: {found.get('reason', '')} {found.get('fix', '')}".strip()
+
+
+def runtime_class(name: RuntimeName) -> Any:
+    """The class of a runtime, without loading the runtime itself.
+
+    Raises:
+        UnavailableError: edgekit cannot measure with it yet.
+    """
+    from edgekit.bench.runtimes import RUNTIMES
+
+    if name not in RUNTIMES:
+        raise UnavailableError(
+            f"edgekit has no benchmark for the runtime {name!r}.", "Measure with its own tool."
+        )
+    module, _, cls = RUNTIMES[name].partition(":")
+    return getattr(importlib.import_module(module), cls)
+
+
+def machine() -> dict[str, Any]:
+    """This machine: its fingerprint, its runtimes and its meters."""
+    from edgekit.bench.fingerprint import fingerprint
+    from edgekit.bench.meters import probe_meters
+    from edgekit.bench.runtimes import probe_runtimes
+
+    return {
+        "device": dict(fingerprint()),
+        "runtimes": {name: _plain(p) for name, p in probe_runtimes().items()},
+        "meters": {name: _plain(p) for name, p in probe_meters().items()},
+    }
+
+
+def meters_here() -> list[str]:
+    """Names of the meters that can measure on this machine."""
+    from edgekit.bench.meters import probe_meters
+
+    return [name for name, found in probe_meters().items() if found.ok]
+
+
+def _plain(probe: Any) -> dict[str, Any]:
+    return {"ok": probe.ok, "reason": probe.reason, "fix": probe.fix}
