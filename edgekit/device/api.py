@@ -25,14 +25,14 @@ Measured = tuple["BenchResult", dict[str, Any]]
 SaySo = Callable[[str, float, str], None]
 
 
-def probe(device: Device, *, patience: Patience | None = None) -> Hello:
+def probe(device: Device, *, stop: Stop | None = None, patience: Patience | None = None) -> Hello:
     """Ask a device what it is and what it has. Nothing is measured, and no lock is taken.
 
     Raises:
         DeviceError: it cannot be reached.
         UnavailableError: ssh, adb or its Python is missing.
     """
-    with Session(device, patience=patience) as session:
+    with Session(device, stop=stop, patience=patience) as session:
         return session.hello
 
 
@@ -65,7 +65,7 @@ def bench(
         layers: time each layer as well, in a separate pass.
         roofline: models whose speed is the device's limit, to be measured as well.
         power_mode: a power mode to set for as long as it measures; None leaves it as it is.
-        stop: asked now and then; True does what Ctrl-C does.
+        stop: asked about five times a second; True does what Ctrl-C does.
         patience: how long to wait for the device.
 
     Returns:
@@ -92,22 +92,22 @@ def bench(
     }
     with interruptible() as interrupted, tempfile.TemporaryDirectory(prefix="edgekit-") as folder:
 
-        def stopped() -> bool:
-            return interrupted.is_set() or (stop is not None and stop())
+        def stopped() -> int:
+            return max(interrupted(), 0 if stop is None else stop())
 
         parts = [_parts(each, Path(folder), i) for i, each in enumerate(subjects)]
         peaks = list(roofline or ())
-        with Session(device, patience=patience) as session:
+        with Session(device, stop=stopped, patience=patience) as session:
             _check_runtimes(session.hello, subjects, device)
             session.lock()
             paths = list(dict.fromkeys([*(path for part in parts for path in part.paths), *peaks]))
-            sums = dict(zip(paths, session.upload(paths, say, stopped), strict=True))
+            sums = dict(zip(paths, session.upload(paths, say), strict=True))
             request = {
                 **settings,
                 "subjects": [part.request(sums) for part in parts],
                 "roofline": None if roofline is None else [sums[path] for path in peaks],
             }
-            answer = session.run(request, say, stopped)
+            answer = session.run(request, say)
     return _bench_result(device, answer), dict(answer.extras)
 
 
@@ -165,8 +165,8 @@ def bench_many(
 
     with interruptible() as interrupted, ThreadPoolExecutor(len(devices)) as pool:
 
-        def stopped() -> bool:
-            return interrupted.is_set() or (stop is not None and stop())
+        def stopped() -> int:
+            return max(interrupted(), 0 if stop is None else stop())
 
         futures = {device.name: pool.submit(one, device) for device in devices}
         failures = {name: future.exception() for name, future in futures.items()}
@@ -187,26 +187,27 @@ def bench_many(
 
 
 @contextmanager
-def interruptible() -> Iterator[threading.Event]:
-    """Turn the first Ctrl-C into an event, and the second into KeyboardInterrupt.
+def interruptible() -> Iterator[Stop]:
+    """Count Ctrl-C in place of being interrupted by it; the second is KeyboardInterrupt as well.
 
     Outside the main thread, and where Ctrl-C is handled by somebody else, nothing is changed.
     """
-    event = threading.Event()
+    presses = 0
     ours = (
         threading.current_thread() is threading.main_thread()
         and signal.getsignal(signal.SIGINT) is signal.default_int_handler
     )
 
     def note(number: int, frame: FrameType | None) -> None:
-        if event.is_set():
+        nonlocal presses
+        presses += 1
+        if presses > 1:
             signal.default_int_handler(number, frame)
-        event.set()
 
     if ours:
         signal.signal(signal.SIGINT, note)
     try:
-        yield event
+        yield lambda: presses
     finally:
         if ours:
             signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -35,7 +35,9 @@ _CHUNK_BYTES = 1 << 20
 _TICK_S = 0.2
 
 Say = Callable[[float, str], None]
-Stop = Callable[[], bool]
+Stop = Callable[[], int]
+"""How often the user has asked to stop: once (or True) asks the device for what it has, and twice
+does not wait for it."""
 
 
 class Session:
@@ -44,6 +46,8 @@ class Session:
     Args:
         device: what to talk to.
         transport: how; as the device's URL says where None.
+        stop: asked about five times a second. Before anything runs, and once it gives 2,
+            KeyboardInterrupt goes on.
         patience: how long to wait.
 
     Attributes:
@@ -57,9 +61,11 @@ class Session:
         device: Device,
         *,
         transport: Transport | None = None,
+        stop: Stop | None = None,
         patience: Patience | None = None,
     ) -> None:
         self.device = device
+        self._stop, self._running = stop or _never, False
         self._transport = transport or open_transport(device)
         self._patience = patience or Patience()
         self._channel: Channel
@@ -72,6 +78,7 @@ class Session:
             UnavailableError: ssh, adb, or the device's Python is missing.
         """
         self._channel = self._transport.start()
+        self._channel.check = self._check
         try:
             self._start_agent()
             self._send({"type": "hello", "protocol": PROTOCOL, "owner": _owner()})
@@ -112,15 +119,12 @@ class Session:
         self._send({"type": "lock"})
         self._answer("locked")
 
-    def upload(
-        self, paths: Sequence[Path], say: Say | None = None, stop: Stop | None = None
-    ) -> list[str]:
+    def upload(self, paths: Sequence[Path], say: Say | None = None) -> list[str]:
         """Put files on the device; those that are there already stay there.
 
         Args:
             paths: the files.
             say: called with the fraction of bytes sent and a short text.
-            stop: asked between parts; True interrupts.
 
         Returns:
             Their SHA-256 sums, in hexadecimal digits, in the order of `paths`.
@@ -128,7 +132,7 @@ class Session:
         Raises:
             DeviceError: the device is lost, or its disk is full.
             UsageError: a file cannot be read.
-            KeyboardInterrupt: `stop` has said so.
+            KeyboardInterrupt: it was stopped.
         """
         sums = [sha256(path) for path in paths]
         sizes = {s: path.stat().st_size for s, path in zip(sums, paths, strict=True)}
@@ -142,8 +146,7 @@ class Session:
             path = by_sum[each]
             self._send({"type": "put", "sha256": each, "size": sizes[each]})
             for chunk in _chunks(path, sizes[each]):
-                if stop is not None and stop():
-                    raise KeyboardInterrupt
+                self._check()
                 self._write(chunk)
                 sent += len(chunk)
                 if say is not None:
@@ -151,16 +154,15 @@ class Session:
             self._answer("stored")
         return sums
 
-    def run(
-        self, request: Mapping[str, Any], say: Say | None = None, stop: Stop | None = None
-    ) -> Answer:
-        """Measure on the device.
+    def run(self, request: Mapping[str, Any], say: Say | None = None) -> Answer:
+        """Measure on the device; when it is to stop, it is asked for what it has.
 
         Args:
-            request: subjects and protocol, as `edgekit.bench.agent` describes them.
+            request: subjects and protocol, as `docs/agent-protocol.md` describes them.
             say: called with the fraction done and a short text.
-            stop: asked five times a second; once True the device is told to stop, and answers with
-                what it has: a result with `complete` False.
+
+        Returns:
+            What it measured; after a stop, a result with `complete` False.
 
         Raises:
             DeviceError: the device was lost, is in use, or the runtime crashed there.
@@ -168,30 +170,37 @@ class Session:
             UsageError: a model cannot be loaded, or an option is wrong.
             KeyboardInterrupt: it was stopped, and there is no partial result.
         """
+        self._check()
+        self._running = True
         self._send({"type": "run", "request": dict(request)})
-        heard, stopped = time.monotonic(), None
+        heard, stopped = time.monotonic(), False
         while True:
-            if stopped is None and stop is not None and stop():
-                stopped = time.monotonic()
+            if not stopped and self._stop():
+                stopped = True
                 self._send({"type": "stop"})
+                heard = time.monotonic()
             message = self._receive(_TICK_S)
-            now = time.monotonic()
-            if stopped is not None and now - stopped > self._patience.stop_s:
-                raise KeyboardInterrupt
             if message is None:
-                if now - heard > self._patience.silence_s:
-                    self._lost(f"nothing was heard of it for {now - heard:.0f} s")
+                silence_s = time.monotonic() - heard
+                if stopped and silence_s > self._patience.stop_s:
+                    raise KeyboardInterrupt
+                if silence_s > self._patience.silence_s:
+                    self._lost(f"nothing was heard of it for {silence_s:.0f} s")
                 continue
-            heard = now
+            heard = time.monotonic()
             kind = message["type"]
             if kind == "progress" and say is not None:
                 say(_fraction(message.get("fraction")), str(message.get("text", ""))[:200])
             elif kind == "result":
                 return self._result(message)
             elif kind == "error":
-                if message.get("kind") == "stopped" and stopped is not None:
+                if stopped and message.get("kind") == "stopped":
                     raise KeyboardInterrupt
                 raise self._error(message)
+
+    def _check(self) -> None:
+        if self._stop() > self._running:
+            raise KeyboardInterrupt
 
     def _result(self, message: Message) -> Answer:
         from edgekit.bench.result import load_raw
@@ -321,6 +330,10 @@ class Session:
         if kind == "locked":
             return DeviceError(what, hint or "Wait until it has finished, and try again.")
         return DeviceError(what, hint or "Measure again.")
+
+
+def _never() -> int:
+    return 0
 
 
 def sha256(path: Path) -> str:

@@ -19,7 +19,8 @@ class Patience:
         hello_s: until the device has looked at itself: it imports every runtime.
         answer_s: until anything else is answered or taken.
         silence_s: without a heartbeat while it measures; then it is lost.
-        stop_s: for a partial result after `stop`.
+        stop_s: without a heartbeat after `stop`; the agent itself gives its work no longer than
+            that to take notice.
         close_s: until the transport has ended by itself; then it is killed.
     """
 

@@ -10,7 +10,7 @@ import select
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from edgekit.device.registry import Device
@@ -19,6 +19,7 @@ from edgekit.errors import DeviceError, EdgekitError
 MAX_LINE_BYTES = 64 << 20
 _CHUNK_BYTES = 1 << 18
 _STDERR_BYTES = 1 << 16
+_TICK_S = 0.2
 NO_PYTHON = 93
 """Exit code of the finding script where no Python is new enough."""
 _NO_PYTHON_MARK = "edgekit-no-python:"
@@ -59,9 +60,14 @@ class Channel:
         command: the program and its arguments.
         env: its environment.
 
+    Attributes:
+        check: called about five times a second while something is awaited; what it raises goes on.
+
     Raises:
         FileNotFoundError: there is no such program.
     """
+
+    check: Callable[[], None]
 
     def __init__(self, command: Sequence[str], env: Mapping[str, str] | None = None) -> None:
         self._process = subprocess.Popen(
@@ -81,6 +87,7 @@ class Channel:
         self._listening = {self._out, self._err}
         for descriptor in self._listening:
             self._poll.register(descriptor, select.POLLIN)
+        self.check = _go_on
         self._buffer, self._scanned = bytearray(), 0
         self._complaints = bytearray()
 
@@ -156,15 +163,18 @@ class Channel:
 
     def _wait(self, timeout_s: float, *, writing: bool = False) -> None:
         """Take in what has come, or return once something can be written."""
+        end = time.monotonic() + timeout_s
         if writing:
             self._poll.register(self._in, select.POLLOUT)
         try:
-            ready = self._poll.poll(max(0, int(timeout_s * 1000)))
+            while not (ready := self._poll.poll(max(0, int(min(timeout_s, _TICK_S) * 1000)))):
+                self.check()
+                timeout_s = end - time.monotonic()
+                if timeout_s <= 0:
+                    raise StalledError
         finally:
             if writing:
                 self._poll.unregister(self._in)
-        if not ready:
-            raise StalledError
         for descriptor, _ in ready:
             if descriptor in self._listening:
                 self._take(descriptor)
@@ -197,6 +207,7 @@ class Channel:
         process = self._process
         if process.stdin is not None and not process.stdin.closed:
             process.stdin.close()
+            self.check = _go_on
             end = time.monotonic() + grace_s
             while process.poll() is None and time.monotonic() < end:
                 self._drain(0.05)
@@ -222,6 +233,10 @@ class Channel:
         if self._process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
+
+
+def _go_on() -> None:
+    """Nothing is to be checked while one waits."""
 
 
 def find_python(python: str | None, *, first: str = "") -> str:
