@@ -10,6 +10,7 @@ from edgekit.cli import (
     artifact_commands,
     bench_command,
     compare_command,
+    device_command,
     doctor_command,
     pass_commands,
     prune_command,
@@ -40,6 +41,7 @@ app.command("compare")(compare_command.compare)
 app.command("inspect")(artifact_commands.inspect)
 app.command("targets")(doctor_command.targets)
 app.command("doctor")(doctor_command.doctor)
+app.add_typer(device_command.app, name="device")
 app.add_typer(recipe_commands.app, name="recipe")
 
 

@@ -283,7 +283,7 @@ def _check_runtimes(hello: Hello, subjects: Sequence["Subject"], device: Device)
         raise UnavailableError(
             f"{device.name} lacks {', '.join(hello.missing)} in Python {hello.python}"
             f" ({hello.executable}).",
-            hello.hint
+            hello.install
             or f"On the device: {hello.executable} -m pip install {' '.join(hello.missing)}",
         )
     for name in dict.fromkeys(subject.runtime for subject in subjects):

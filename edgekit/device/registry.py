@@ -254,16 +254,24 @@ def add(device: Device, *, replace: bool = False) -> None:
     Raises:
         UsageError: another device has that name, or the file is broken or cannot be written.
     """
-    parse_url(device.url)
     with _locked() as path:
-        known = devices()
-        there = known.get(device.name)
-        if there is not None and there != device and not replace:
-            raise UsageError(
-                f"There is a device {device.name!r} already, at {there.url}.",
-                "Give another name, or say --replace.",
-            )
-        _write(path, {**known, device.name: device})
+        check(device, replace=replace)
+        _write(path, {**devices(), device.name: device})
+
+
+def check(device: Device, *, replace: bool = False) -> None:
+    """Hold a device against those that are stored, before anything is asked of it.
+
+    Raises:
+        UsageError: another device has that name, or the URL is none.
+    """
+    parse_url(device.url)
+    there = devices().get(device.name)
+    if there is not None and there != device and not replace:
+        raise UsageError(
+            f"There is a device {device.name!r} already, at {there.url}.",
+            "Give another name, or say --replace.",
+        )
 
 
 def remove(name: str) -> Device:

@@ -262,11 +262,10 @@ class Session:
             EdgekitError: the device answers with an error, or not at all.
         """
         limit = self._patience.answer_s if timeout_s is None else timeout_s
-        end = time.monotonic() + limit
         while True:
-            message = self._receive(max(0.0, end - time.monotonic()))
+            message = self._receive(limit)
             if message is None:
-                self._lost(f"it did not answer for {limit:.0f} s")
+                self._lost(f"nothing was heard of it for {limit:.0f} s")
             if message["type"] == "error":
                 raise self._error(message)
             if message["type"] == wanted:

@@ -16,7 +16,7 @@ class Patience:
 
     Attributes:
         start_s: until the device's Python answers; ssh's own limit for connecting lies within.
-        hello_s: until the device has looked at itself: it imports every runtime.
+        hello_s: without a heartbeat while the device looks at itself: it imports every runtime.
         answer_s: until anything else is answered or taken.
         silence_s: without a heartbeat while it measures; then it is lost.
         stop_s: without a heartbeat after `stop`; the agent itself gives its work no longer than
@@ -25,7 +25,7 @@ class Patience:
     """
 
     start_s: float = 60.0
-    hello_s: float = 180.0
+    hello_s: float = 60.0
     answer_s: float = 90.0
     silence_s: float = 20.0
     stop_s: float = 10.0
@@ -44,7 +44,8 @@ class Hello:
         runtimes: by name: `ok`, `reason`, `fix`.
         meters: by name: `ok`, `reason`, `fix`.
         missing: modules without which nothing can be measured.
-        hint: what to type on the device to get them.
+        install: what to type on the device to get them.
+        problems: what went wrong while it looked at itself, one sentence each.
         power_mode: as the device calls it, None where it has none.
         free_bytes: room for models.
         emulated: it runs under an emulator.
@@ -57,7 +58,8 @@ class Hello:
     runtimes: Mapping[str, Mapping[str, Any]]
     meters: Mapping[str, Mapping[str, Any]]
     missing: tuple[str, ...]
-    hint: str
+    install: str
+    problems: tuple[str, ...]
     power_mode: str | None
     free_bytes: int | None
     emulated: bool
@@ -79,7 +81,8 @@ class Hello:
             runtimes={str(k): dict(v) for k, v in dict(message["runtimes"]).items()},
             meters={str(k): dict(v) for k, v in dict(message["meters"]).items()},
             missing=tuple(str(name) for name in message["missing"]),
-            hint=str(message.get("hint", "")),
+            install=str(message.get("install", "")),
+            problems=tuple(str(text) for text in message.get("problems", ())),
             power_mode=None if power is None else str(power),
             free_bytes=None if free is None else int(free),
             emulated=bool(message["emulated"]),
