@@ -78,9 +78,10 @@ class Device:
             )
         if self.name == HERE:
             raise UsageError(f"{HERE!r} is this machine itself.", "Give the device another name.")
+        scheme = parse_url(self.url).scheme
         if self.python is not None:
             _check_python(self.python)
-        if self.ssh_config is not None and self.address.scheme != "ssh":
+        if self.ssh_config is not None and scheme != "ssh":
             raise UsageError(
                 f"{self.url} is not reached over SSH.", "Leave the SSH configuration out."
             )
@@ -263,9 +264,8 @@ def check(device: Device, *, replace: bool = False) -> None:
     """Hold a device against those that are stored, before anything is asked of it.
 
     Raises:
-        UsageError: another device has that name, or the URL is none.
+        UsageError: another device has that name, or the file is broken.
     """
-    parse_url(device.url)
     there = devices().get(device.name)
     if there is not None and there != device and not replace:
         raise UsageError(

@@ -239,12 +239,13 @@ class Session:
         """Skip what the device's login scripts print, up to the bootstrap's first line."""
         end = time.monotonic() + self._patience.start_s
         while True:
+            self._check()
             try:
                 line = self._channel.line(max(0.0, end - time.monotonic()))
             except ClosedError:
                 code = self._channel.close(self._patience.close_s)
                 raise self._transport.explain(code, self._channel.stderr) from None
-            if line is None:
+            if line is None or time.monotonic() > end:
                 raise DeviceError(
                     f"{self.device.name} ({self.device.url}) did not answer within"
                     f" {self._patience.start_s:.0f} s.",
@@ -272,6 +273,7 @@ class Session:
                 return message
 
     def _receive(self, timeout_s: float) -> Message | None:
+        self._check()
         try:
             line = self._channel.line(timeout_s)
         except ClosedError:

@@ -23,6 +23,7 @@ _TICK_S = 0.2
 NO_PYTHON = 93
 """Exit code of the finding script where no Python is new enough."""
 _NO_PYTHON_MARK = "edgekit-no-python:"
+_MORE_PLACES = ":/usr/local/bin:$HOME/.local/bin"
 _PYTHONS = ("python3", *(f"python3.{minor}" for minor in range(15, 9, -1)))
 
 
@@ -253,7 +254,7 @@ def find_python(python: str | None, *, first: str = "") -> str:
     if python is not None:
         wanted = f'"$HOME/{python[2:]}"' if python.startswith("~/") else f'"{python}"'
     return (
-        f'{first}PATH="$PATH:/usr/local/bin:$HOME/.local/bin"; found=; '
+        f'{first}PATH="$PATH{_MORE_PLACES}"; found=; '
         f"for p in {wanted}; do "
         'command -v "$p" >/dev/null 2>&1 || continue; '
         'if "$p" -c "import sys; sys.exit(sys.version_info < (3, 10))" </dev/null >/dev/null 2>&1; '
