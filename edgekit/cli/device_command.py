@@ -55,7 +55,7 @@ def add(
     added = devices.Device(
         name,
         url,
-        python=python,
+        python=_on_device(python),
         target=target,
         meters=tuple(meter or ()),
         emulated=emulated,
@@ -68,6 +68,14 @@ def add(
         common.print_json(show_device.plain(added, hello))
     else:
         show_device.added(added, hello)
+
+
+def _on_device(python: str | None) -> str | None:
+    """A path below this machine's home folder was `~/…` before the shell replaced it."""
+    home = str(Path.home())
+    if python is None or home == "/" or not python.startswith(f"{home}/"):
+        return python
+    return f"~/{python[len(home) + 1 :]}"
 
 
 def _check_names(target: str | None, meters: list[str]) -> None:

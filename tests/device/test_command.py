@@ -86,3 +86,12 @@ def test_a_wrong_name_has_the_nearest_in_its_hint(edgekit):
     assert (
         edgekit("device", "add", "jetson", "ssh://other", "--no-probe", "--replace").returncode == 0
     )
+
+
+def test_a_tilde_that_the_shell_has_replaced_is_the_devices_home(edgekit, tmp_path):
+    home = {"HOME": str(tmp_path)}
+    add = ("device", "add", "--no-probe", "--json")
+    done = edgekit(*add, "a", "ssh://host", "--python", tmp_path / "venv/bin/python", env=home)
+    assert json.loads(done.stdout)["python"] == "~/venv/bin/python"
+    done = edgekit(*add, "b", "ssh://host", "--python", "/opt/venv/bin/python", env=home)
+    assert json.loads(done.stdout)["python"] == "/opt/venv/bin/python"
