@@ -15,7 +15,7 @@ from edgekit.device.transport import (
     NO_PYTHON_SCRIPT,
     Channel,
     find_python,
-    last_words,
+    never_answered,
     pythons_found,
     remote_command,
 )
@@ -122,7 +122,4 @@ class Adb:
         for pattern, message, hint in _FAILURES:
             if re.search(pattern, stderr):
                 return DeviceError(message.format(what=what), hint)
-        words = last_words(stderr) or f"adb ended with exit code {returncode}"
-        return DeviceError(
-            f"{what} did not start edgekit's agent: {words}", "Look at `adb devices -l`."
-        )
+        return never_answered(self._device, returncode, stderr, "Look at `adb devices -l`.")

@@ -33,7 +33,9 @@ class Local:
         found = pythons_found(stderr)
         if found is not None:
             return python_too_old(self._device, found)
-        return never_answered(self._device, returncode, stderr)
+        return never_answered(
+            self._device, returncode, stderr, "Try that Python by hand, or name another (--python)."
+        )
 
 
 def python_too_old(device: Device, found: str) -> UnavailableError:

@@ -116,7 +116,7 @@ class Ssh:
             words = last_words(stderr) or "ssh gave no reason"
             hint = f"Try it by hand: {self.by_hand()}"
             return DeviceError(f"{self._what()} cannot be reached: {words}", hint)
-        return never_answered(self._device, returncode, stderr)
+        return never_answered(self._device, returncode, stderr, f"Try it by hand: {self.by_hand()}")
 
     def by_hand(self, *options: str) -> str:
         """What the user types to log in with the same configuration."""
@@ -172,7 +172,7 @@ class Ssh:
         said = f"Keys tried: {', '.join(offered)}." if offered else "There is no key to try here."
         if match := re.search(r"Permissions \d+ for '(.+)' are too open", stderr):
             return DeviceError(
-                f"ssh refuses the key {match[1]}: others may read it.",
+                f"{self._what()}: ssh refuses the key {match[1]}, which others may read.",
                 shlex.join(["chmod", "600", match[1]]),
             )
         copy = ["ssh-copy-id", *(["-i", keys[0]] if keys else [])]

@@ -305,10 +305,7 @@ def open_transport(device: Device) -> Transport:
     return Local(device) if scheme == "local" else Ssh(device)
 
 
-def never_answered(device: Device, returncode: int, stderr: str) -> DeviceError:
+def never_answered(device: Device, returncode: int, stderr: str, hint: str) -> DeviceError:
     """The error of a device that ended the conversation before it began, in its own words."""
     words = last_words(stderr) or f"exit code {returncode}"
-    return DeviceError(
-        f"{device.name} ({device.url}) did not start edgekit's agent: {words}",
-        f"Try it by hand: `edgekit device probe {device.name}` repeats what was done.",
-    )
+    return DeviceError(f"{device.name} ({device.url}) did not start edgekit's agent: {words}", hint)
