@@ -10,7 +10,7 @@ def main(arguments: list[str] | None = None) -> int:
     if arguments[:1] == ["worker"]:
         from edgekit.bench.agent.worker import main as work
 
-        return work(arguments[1:])
+        work(arguments[1:])
     from edgekit.bench.agent.supervisor import main as supervise
 
     here = sys.argv[0]

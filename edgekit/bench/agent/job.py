@@ -17,7 +17,7 @@ STOP_S = 10.0
 STATISTICS_S = 120.0
 EXIT_S = 10.0
 STDERR_BYTES = 1 << 20
-TAIL_BYTES = 4096
+TAIL_BYTES = 1 << 16
 TAIL_LINES = 12
 
 
@@ -84,6 +84,9 @@ class Job:
                 text = file.read(TAIL_BYTES).decode("utf-8", "replace")
         except OSError:
             return ""
+        # After this line Python's fault handler lists its own frames, which say little.
+        before, fatal, after = text.partition("Fatal Python error: ")
+        text = before + fatal + after.split("\n", 1)[0]
         return "\n".join(text.strip().splitlines()[-TAIL_LINES:])
 
     def wait(self) -> int:

@@ -15,6 +15,7 @@ from edgekit.bench import power
 from edgekit.bench.agent.emulation import relabel
 from edgekit.bench.agent.install import install_hint
 from edgekit.bench.agent.wire import Kind, Message
+from edgekit.bench.agent.worker import fail, write
 from edgekit.bench.api import bench
 from edgekit.bench.measure import Subject
 from edgekit.bench.profile import profile
@@ -39,18 +40,18 @@ def main(folder: Path, post: Callable[[Message], None], stopped: threading.Event
     try:
         found = measure(order, folder, post, stopped)
     except KeyboardInterrupt:
-        return _fail(folder, "stopped", "The benchmark was stopped before it had a result.", "")
+        return fail(folder, "stopped", "The benchmark was stopped before it had a result.", "")
     except MemoryError:
         hint = "Give a smaller model or batch, or end other programs on the device."
-        return _fail(folder, "crash", "The device ran out of memory.", hint)
+        return fail(folder, "crash", "The device ran out of memory.", hint)
     except EdgekitError as e:
         kinds: Mapping[type[EdgekitError], Kind] = {
             UsageError: "usage",
             UnavailableError: "unavailable",
         }
         kind = next((kinds[cls] for cls in kinds if isinstance(e, cls)), None)
-        return _fail(folder, kind or "internal", e.message, e.hint)
-    _write(folder / "result.json", found)
+        return fail(folder, kind or "internal", e.message, e.hint)
+    write(folder / "result.json", found)
     return 0
 
 
@@ -166,16 +167,3 @@ def _layers(subjects: list[Subject]) -> dict[str, Any]:
             layers = profile(each.model, each.feeds, options=each.options)
             found[each.name] = [dataclasses.asdict(layer) for layer in layers]
     return found
-
-
-def _fail(folder: Path, kind: Kind, message: str, hint: str) -> int:
-    # A path on the device's cache tells the host nothing.
-    text = re.sub(rf"{re.escape(str(folder))}/subject-\d+/", "", message)
-    _write(folder / "error.json", {"kind": kind, "message": text, "hint": hint})
-    return 0
-
-
-def _write(path: Path, data: Mapping[str, Any]) -> None:
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(data, allow_nan=False), encoding="utf-8")
-    part.replace(path)

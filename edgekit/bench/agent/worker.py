@@ -8,36 +8,68 @@ import contextlib
 import faulthandler
 import json
 import os
+import re
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from edgekit.bench import power
 from edgekit.bench.agent.emulation import emulated
-from edgekit.bench.agent.wire import Message
+from edgekit.bench.agent.install import install_hint
+from edgekit.bench.agent.wire import Kind, Message
 
 MODULES = ("numpy", "onnxruntime")
 PR_SET_PDEATHSIG = 1
 SIGKILL = 9
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: list[str]) -> NoReturn:
     """Run `probe [SKIP...]` or `run FOLDER`; the first argument is the descriptor of the pipe."""
     faulthandler.enable()
     _die_with_parent()
     post = _poster(int(arguments[0]))
     stopped = threading.Event()
     threading.Thread(target=_listen, args=(stopped,), daemon=True).start()
-    if arguments[1] == "probe":
-        return _probe(post, set(arguments[2:]))
+    code = _work(arguments[1:], post, stopped)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # All is written: libraries that crash when they are unloaded shall not spoil it.
+    os._exit(code)
+
+
+def _work(arguments: list[str], post: Callable[[Message], None], stopped: threading.Event) -> int:
+    if arguments[0] == "probe":
+        return _probe(post, set(arguments[1:]))
+    folder = Path(arguments[1])
+    try:
+        import_module("numpy")
+    except ImportError as e:
+        return fail(
+            folder, "unavailable", f"NumPy does not import on the device: {e}.", install_hint([])
+        )
     from edgekit.bench.agent.measure import main as measure
 
-    return measure(Path(arguments[2]), post, stopped)
+    return measure(folder, post, stopped)
+
+
+def fail(folder: Path, kind: Kind, message: str, hint: str) -> int:
+    """Write `error.json`, and return the exit code that goes with it."""
+    # Where a file lies in the device's cache tells the host nothing.
+    text = re.sub(rf"{re.escape(str(folder))}/subject-\d+/", "", message)
+    write(folder / "error.json", {"kind": kind, "message": text, "hint": hint})
+    return 0
+
+
+def write(path: Path, data: Mapping[str, Any]) -> None:
+    """Write a file of JSON, whole or not at all."""
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(data, allow_nan=False), encoding="utf-8")
+    part.replace(path)
 
 
 def _poster(descriptor: int) -> Callable[[Message], None]:
@@ -53,8 +85,8 @@ def _poster(descriptor: int) -> Callable[[Message], None]:
 
 def _listen(stopped: threading.Event) -> None:
     """Wait for `stop`; when the supervisor is gone, end at once."""
-    while line := sys.stdin.buffer.readline():
-        if line.strip() == b"stop":
+    while chunk := os.read(0, 4096):  # not by `sys.stdin`, whose lock would be held at the end
+        if b"stop" in chunk:
             stopped.set()
     os._exit(1)
 
