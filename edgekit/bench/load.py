@@ -103,8 +103,7 @@ def schedule(
         Shape (lead + n + 1,), int64: nanoseconds after the start, the end of the block last; and
         how many of them are not timed.
     """
-    assert mode.rate_hz is not None
-    period = 1e9 / mode.rate_hz
+    period = 1e9 / (mode.rate_hz or 1.0)
     if mode.kind == "paced":
         n = min(max(1, round(duration_ns / period)), MOST_ARRIVALS)
         lead = max(1, round(settle_ns / period)) if settle_ns else 0
