@@ -194,12 +194,14 @@ def _raise_for_devices(outcomes: "Sequence[Outcome]") -> None:
     if not failed:
         return
     hints = dict.fromkeys(e.hint for _, e in failed)
-    lines = " ".join(f"{device}: {_sentence(e)}" for device, e in failed)
+    lines = " ".join(_sentence(device, e) for device, e in failed)
     raise DeviceError(f"{len(failed)} of {len(outcomes)} devices failed. {lines}", " ".join(hints))
 
 
-def _sentence(error: EdgekitError) -> str:
-    return error.message if error.message.endswith((".", "!", "?")) else f"{error.message}."
+def _sentence(device: str, error: EdgekitError) -> str:
+    named = error.message.startswith(device)
+    text = error.message if named else f"{device}: {error.message}"
+    return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
 def _fingerprint() -> dict[str, Any]:

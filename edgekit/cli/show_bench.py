@@ -23,7 +23,7 @@ _MICRO = 0.1  # milliseconds under which a latency is written in microseconds
 
 
 def table(outcomes: "Sequence[Outcome]") -> None:
-    """Print one row a model and device, and a row with the reason where a device failed."""
+    """Print one row a model and device; `details` says why a device failed."""
     results = [o.result for o in outcomes if o.result is not None]
     several = len(outcomes) > 1
     columns = _columns(results)
@@ -36,8 +36,7 @@ def table(outcomes: "Sequence[Outcome]") -> None:
     for outcome in outcomes:
         lead = [Text(outcome.device)] if several else []
         if outcome.result is None:
-            why = Text(f"failed: {outcome.error.message if outcome.error else ''}", style="red")
-            grid.add_row(why, *lead)
+            grid.add_row(Text("failed", style="bold red"), *lead)
             continue
         for subject in outcome.result.subjects:
             cells = _cells(outcome.result, subject)
@@ -127,9 +126,12 @@ def details(outcomes: "Sequence[Outcome]") -> None:
     """Print what the table has no room for: how it ran, reasons, warnings, layers, stretches."""
     console = out_console()
     for outcome in outcomes:
-        if outcome.result is None:
-            continue
         place = f"{outcome.device}: " if len(outcomes) > 1 else ""
+        if outcome.result is None:
+            reason = outcome.error.message if outcome.error is not None else ""
+            failed = f"{outcome.device} failed: {reason.removeprefix(place)}"
+            console.print(Text(failed, style="red"), soft_wrap=True)
+            continue
         for line in _lines(outcome.result):
             console.print(Text(f"{place}{line}", style="dim"), soft_wrap=True)
         for warning in _warnings(outcome.result):

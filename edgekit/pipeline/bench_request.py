@@ -102,6 +102,8 @@ class BenchRequest:
             from edgekit.bench.runtimes import runtime_class
 
             runtime_class(self.runtime)
+        for meter in self.meters or ():
+            check_meter(meter)
 
     def loaded_target(self) -> targets.Target | None:
         """The target, None without one."""
@@ -172,6 +174,19 @@ class BenchRequest:
         if self.meters is None and meters:
             found = dataclasses.replace(found, meters=tuple(meters))
         return found
+
+
+def check_meter(text: str) -> None:
+    """Refuse a meter that does not exist, before an hour is measured without it.
+
+    Raises:
+        UsageError: the hint names the nearest.
+    """
+    from edgekit.bench import meters
+
+    name = text.partition(":")[0]
+    if name != "auto" and name not in {*meters.METERS, *getattr(meters, "PLANNED", ())}:
+        meters.make_meter(name)
 
 
 def nearest(name: str, known: Sequence[str], what: str) -> str:

@@ -1,10 +1,13 @@
 """Open what is to be measured: each model with its runtime, its inputs and its options."""
 
 import json
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from edgekit.errors import RecipeError, UsageError
 from edgekit.pipeline.bench_request import BenchRequest, nearest
@@ -162,9 +165,7 @@ def subjects_of(request: BenchRequest, models: Sequence[OpenModel]) -> list["Sub
 def feeds_of(request: BenchRequest, model: OpenModel) -> dict[str, Any]:
     """One array for each input: from the file, the recipe's data, or random."""
     if request.inputs is not None:
-        from edgekit.bench.feeds import load_feeds
-
-        return dict(load_feeds(request.inputs, model.inputs))
+        return read_feeds(request.inputs, model)
     if request.recipe is not None:
         return _recipe_feeds(request, model)
     from edgekit.bench import random_feeds
@@ -180,6 +181,58 @@ def feeds_of(request: BenchRequest, model: OpenModel) -> dict[str, Any]:
     return dict(
         random_feeds(inputs, batch=request.batch, seed=request.seed, dims=dict(request.dims))
     )
+
+
+def read_feeds(path: Path, model: OpenModel) -> dict[str, Any]:
+    """The arrays of a `.npz`, one for each input; a single one may have any name.
+
+    Args:
+        path: the file. Pickled objects in it are not loaded: that would run their code.
+        model: what is fed.
+
+    Raises:
+        UsageError: it cannot be read, an input has no array, or an array is no input's.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if not hasattr(archive, "files"):
+                raise UsageError(f"{path} holds one array without a name.", "Give a .npz file.")
+            arrays = {name: archive[name] for name in archive.files}
+    except FileNotFoundError as e:
+        raise UsageError(f"The inputs {path} do not exist.", "Check the path.") from e
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as e:
+        raise UsageError(
+            f"The inputs {path} are not a .npz of plain arrays: {e}",
+            "Write one with numpy.savez(path, name=array).",
+        ) from e
+    wanted = [spec.name for spec in model.inputs]
+    if len(wanted) == len(arrays) == 1:
+        arrays = {wanted[0]: next(iter(arrays.values()))}
+    missing = [name for name in wanted if name not in arrays]
+    unknown = [name for name in arrays if name not in wanted]
+    if missing or unknown:
+        lacks = f"has no {', '.join(map(repr, missing))}" if missing else ""
+        more = f"has {', '.join(map(repr, unknown))}, no input of {model.name}" if unknown else ""
+        raise UsageError(
+            f"{path} {' and '.join(text for text in (lacks, more) if text)}.",
+            f"Give one array for each input: {', '.join(wanted)}.",
+        )
+    return {name: arrays[name].astype(_dtype(arrays[name], name, model)) for name in wanted}
+
+
+def _dtype(array: Any, name: str, model: OpenModel) -> Any:
+    """The dtype of an input, where an array can be given in it without another meaning.
+
+    Raises:
+        UsageError: it cannot: floating numbers are not cut down to whole ones.
+    """
+    wanted = np.dtype(next(spec.dtype for spec in model.inputs if spec.name == name))
+    if not np.can_cast(array.dtype, wanted, "same_kind"):
+        raise UsageError(
+            f"Array {name!r} is {array.dtype}, and {model.name} takes {wanted}.",
+            f"Convert it: array.astype({str(wanted)!r}).",
+        )
+    return wanted
 
 
 def _shaped(spec: Any, shape: tuple[int, ...] | None, model: str) -> tuple[str, str, Any]:
