@@ -17,7 +17,7 @@ Runtime = Annotated[
     typer.Option(
         "--runtime",
         metavar="NAME",
-        help="onnxruntime, openvino, torch, tensorrt or tensorrt-rtx; from the file unless given.",
+        help="One of `edgekit doctor`, such as onnxruntime or torch; from the file unless given.",
         rich_help_panel=MODEL,
     ),
 ]

@@ -99,9 +99,9 @@ class BenchRequest:
         self.protocol_mode()
         self.loaded_target()
         if self.runtime is not None:
-            from edgekit.bench.runtimes import runtime_class
+            from edgekit.pipeline.runtimes import check_name
 
-            runtime_class(self.runtime)
+            check_name(self.runtime)
         for meter in self.meters or ():
             check_meter(meter)
 

@@ -9,17 +9,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit.artifact import Artifact, Format
+from edgekit.entry import import_modules
 from edgekit.errors import DeviceError, EdgekitError, UsageError
 from edgekit.pipeline.bench_request import BenchRequest
 from edgekit.pipeline.bench_subjects import OpenModel, open_models, subjects_of
+from edgekit.pipeline.runtimes import TORCH, opener_for
 from edgekit.pipeline.step import guarded
 from edgekit.progress import Progress, Silent
 from edgekit.progress import Task as ProgressTask
 
 if TYPE_CHECKING:
     from edgekit.bench import BenchResult, Protocol, Subject
-    from edgekit.bench.measure import Opener
     from edgekit.device import Device
+    from edgekit.device.session import Stop
 
 HERE = "local"
 _RUNS: dict[str, frozenset[Format]] = {
@@ -79,6 +81,7 @@ def bench_models(
         DeviceError: the only device that was asked for cannot be reached, or was lost.
     """
     request.check()
+    import_modules(request.imports, Path.cwd())
     jobs = _jobs(request, devices, compare=compare)
     progress = progress or Silent()
     if len(jobs) == 1:
@@ -98,7 +101,7 @@ class _Job:
     subjects: "Sequence[Subject]"
     baseline: str | None
 
-    def run(self, progress: Progress, stop: Callable[[], bool] | None = None) -> Outcome:
+    def run(self, progress: Progress, stop: "Stop | None" = None) -> Outcome:
         """Measure, and show the progress as a task of its own."""
         count = len(self.subjects)
         what = f"bench {count} model{'s' * (count > 1)}"
@@ -112,7 +115,7 @@ class _Job:
         self,
         protocol: "Protocol",
         say: Callable[[float, str], None],
-        stop: Callable[[], bool] | None,
+        stop: "Stop | None",
     ) -> "tuple[BenchResult, dict[str, Any]]":
         from edgekit.bench import bench
 
@@ -126,7 +129,7 @@ class _Job:
                 say=say,
                 meters=request.wanted_meters(),
                 opener=opener_for(self.subjects, request.imports),
-                stop=stop,
+                stop=None if stop is None else lambda: bool(stop()),
             )
             extras: dict[str, Any] = {}
             if request.layers and result.complete:
@@ -139,7 +142,7 @@ class _Job:
         self,
         protocol: "Protocol",
         say: Callable[[float, str], None],
-        stop: Callable[[], bool] | None,
+        stop: "Stop | None",
     ) -> "tuple[BenchResult, dict[str, Any]]":
         from edgekit import device as devices
 
@@ -174,6 +177,8 @@ def _jobs(request: BenchRequest, devices: Sequence[str], *, compare: bool) -> li
         if device is not None:
             wanted = request.for_device(device.target, device.meters)
         models = open_models(wanted)
+        if device is not None:
+            _check_device(device, models)
         if wanted.layers:
             _check_layers(models)
         subjects = subjects_of(wanted, models)
@@ -202,6 +207,16 @@ def find_device(name: str, *, alone: bool = True) -> "Device | None":
     return registry.Device(name="this-machine", url="local://", python=sys.executable)
 
 
+def _check_device(device: "Device", models: Sequence[OpenModel]) -> None:
+    for model in models:
+        if model.runtime in TORCH:
+            raise UsageError(
+                f"{model.name} runs on torch, which is measured on this machine alone, not on the"
+                f" device {device.name}.",
+                "Export it (`edgekit export`), and measure the ONNX file there.",
+            )
+
+
 def _check_layers(models: Sequence[OpenModel]) -> None:
     for model in models:
         if model.runtime != "onnxruntime":
@@ -214,18 +229,19 @@ def _at_once(jobs: Sequence[_Job], progress: Progress) -> list[Outcome]:
     """Run every job in a thread of its own; Ctrl-C stops them all, and takes what there is."""
     from edgekit.device.api import interruptible
 
-    def attempt(job: _Job, stop: Callable[[], bool]) -> Outcome:
-        try:
-            with guarded(f"The benchmark on {job.name}"):
-                return job.run(progress, stop)
-        except EdgekitError as e:
-            return Outcome(job.name, error=e, interrupted=stop())
-        except KeyboardInterrupt:
-            error = DeviceError("Stopped before there was a result.", "Measure again.")
-            return Outcome(job.name, error=error, interrupted=True)
-
     with interruptible() as interrupted, ThreadPoolExecutor(len(jobs)) as pool:
-        futures = [pool.submit(attempt, job, interrupted.is_set) for job in jobs]
+
+        def attempt(job: _Job) -> Outcome:
+            try:
+                with guarded(f"The benchmark on {job.name}"):
+                    return job.run(progress, interrupted)
+            except EdgekitError as e:
+                return Outcome(job.name, error=e, interrupted=bool(interrupted()))
+            except KeyboardInterrupt:
+                error = DeviceError("Stopped before there was a result.", "Measure again.")
+                return Outcome(job.name, error=error, interrupted=True)
+
+        futures = [pool.submit(attempt, job) for job in jobs]
         found = [future.result() for future in futures]
     if all(outcome.result is None and outcome.interrupted for outcome in found):
         raise KeyboardInterrupt
@@ -249,19 +265,6 @@ def _power_mode(mode: str | None) -> Any:
     from edgekit.bench.power import changed
 
     return changed(mode)
-
-
-def opener_for(subjects: "Sequence[Subject]", imports: Sequence[str] = ()) -> "Opener":
-    """What opens the subjects' runtimes; torch is only touched where a subject needs it."""
-    from edgekit.bench.measure import open_runtime
-
-    if not any(each.runtime.startswith("torch") for each in subjects):
-        return open_runtime
-    from edgekit.entry import import_modules
-    from edgekit.graph.runtime import torch_opener
-
-    import_modules(imports, Path.cwd())
-    return torch_opener
 
 
 def measure(

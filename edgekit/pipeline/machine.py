@@ -59,11 +59,11 @@ def machine() -> dict[str, Any]:
     """This machine: its fingerprint, its runtimes and its meters."""
     from edgekit.bench.fingerprint import fingerprint
     from edgekit.bench.meters import probe_meters
-    from edgekit.bench.runtimes import probe_runtimes
+    from edgekit.pipeline import runtimes
 
     return {
         "device": dict(fingerprint()),
-        "runtimes": {name: _plain(p) for name, p in probe_runtimes().items()},
+        "runtimes": {name: _plain(runtimes.probe(name)) for name in runtimes.names()},
         "meters": {name: _plain(p) for name, p in probe_meters().items()},
     }
 

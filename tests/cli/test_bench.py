@@ -226,3 +226,22 @@ def test_an_onnx_file_is_measured_without_torch(model: Path):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["subjects"][0]["n"] > 0
+
+
+def test_the_parent_in_torch_stands_beside_its_onnx_file(edgekit: Command, tmp_path: Path):
+    import torch
+
+    from edgekit.graph.capture import capture
+    from edgekit.graph.store import save as save_program
+
+    save(tmp_path / "m.onnx")
+    program = capture(torch.nn.Linear(16, 16).eval(), {"input": torch.zeros(2, 16)})
+    save_program(program, tmp_path / "m.pt2")
+    done = edgekit("bench", "m.pt2", "m.onnx", "--quick", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    parent, onnx = found["subjects"]
+    assert (parent["runtime"], onnx["runtime"]) == ("torch", "onnxruntime")
+    assert parent["options"]["threads"] == onnx["options"]["threads"] == 1
+    assert not parent["options"]["compiled"]
+    assert found["comparisons"]["m.onnx"]["rounds"] > 1

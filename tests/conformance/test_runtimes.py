@@ -6,15 +6,31 @@ import json
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper
 
 from edgekit.bench import random_feeds
-from edgekit.bench.runtimes import RUNTIMES, Availability, IoSpec, probe_runtimes, runtime_class
+from edgekit.bench.runtimes import Availability, IoSpec, probe_runtimes
 from edgekit.errors import UnavailableError, UsageError
+from edgekit.pipeline.runtimes import TORCH, names, probe, runtime_class
 
 
-@pytest.fixture
-def model(tmp_path):
+class Doubled(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"twice": x + x, "minus": -x}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with one model in two formats; what torch compiles is kept in it, too."""
+    folder = tmp_path_factory.mktemp("double")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(folder / "inductor"))
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def double_onnx(folder):
     """Return a file that doubles `x` of shape [batch, 3] and negates it, in two outputs."""
     infos = {
         name: helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 3])
@@ -26,28 +42,43 @@ def model(tmp_path):
     ]
     graph = helper.make_graph(nodes, "g", [infos["x"]], [infos["twice"], infos["minus"]])
     opset = helper.make_opsetid("", 20)
-    path = tmp_path / "double.onnx"
+    path = folder / "double.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=10), path)
     return path
 
 
-@pytest.fixture(params=list(RUNTIMES))
+@pytest.fixture(scope="module")
+def double_pt2(folder):
+    """Return the same model as a captured program."""
+    from edgekit.graph.capture import capture
+    from edgekit.graph.store import save
+
+    save(capture(Doubled(), {"x": torch.zeros(2, 3)}), folder / "double.pt2")
+    return folder / "double.pt2"
+
+
+@pytest.fixture(params=names())
 def name(request):
     return request.param
 
 
 @pytest.fixture
-def runtime(name, model):
+def model(name, request):
+    """Return the model in a format that the runtime reads, short of engines."""
+    return request.getfixturevalue("double_pt2" if name in TORCH else "double_onnx")
+
+
+@pytest.fixture
+def runtime(name, model, tmp_path):
     """Return an entered runtime on the model in its format, or skip with the runtime's reason."""
     kind = runtime_class(name)
-    probe = kind.probe()
-    if not probe.ok:
-        pytest.skip(probe.reason)
-    if name != "onnxruntime":
+    if not kind.probe().ok:
+        pytest.skip(kind.probe().reason)
+    if name.startswith("tensorrt"):
         from edgekit.lower.tensorrt import build_engine
         from edgekit.progress import Silent
 
-        engine = model.with_suffix(".engine")
+        engine = tmp_path / "double.engine"
         shapes = {"x": ((1, 3), (2, 3), (5, 3))}
         build_engine(
             model,
@@ -69,21 +100,21 @@ def test_it_has_the_protocols_methods(name):
 
 
 def test_the_probe_answers_and_says_what_to_do(name):
-    probe = probe_runtimes()[name]
-    assert isinstance(probe, Availability)
-    assert probe.reason
-    assert bool(probe.fix) is not probe.ok
+    found = probe(name)
+    assert isinstance(found, Availability)
+    assert found.reason
+    assert bool(found.fix) is not found.ok
+    assert name in TORCH or probe_runtimes()[name] == found
 
 
 def test_where_the_probe_says_no_loading_refuses_with_the_same_reason(name, model):
-    kind = runtime_class(name)
-    probe = kind.probe()
-    if probe.ok:
+    found = probe(name)
+    if found.ok:
         pytest.skip("It can run here.")
     with pytest.raises(UnavailableError) as raised:
-        kind(model, {}).__enter__()
-    assert raised.value.message == probe.reason
-    assert raised.value.hint == probe.fix
+        runtime_class(name)(model, {}).__enter__()
+    assert raised.value.message == found.reason
+    assert raised.value.hint == found.fix
 
 
 def test_an_unknown_option_is_refused_by_name(name, model):
