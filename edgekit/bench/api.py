@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,10 @@ from edgekit.bench import conditions, statistics
 from edgekit.bench.comparison import noise_floor, paired_ratio
 from edgekit.bench.energy import measure_energy, open_meter
 from edgekit.bench.fingerprint import fingerprint
+from edgekit.bench.highwater import HighWater
+from edgekit.bench.load import load_of
 from edgekit.bench.measure import (
+    Check,
     Loaded,
     Opener,
     Say,
@@ -25,19 +28,13 @@ from edgekit.bench.measure import (
 )
 from edgekit.bench.meters import Meter
 from edgekit.bench.protocol import Clock, Protocol, SystemClock
-from edgekit.bench.result import (
-    BenchResult,
-    Comparison,
-    Energy,
-    Figure,
-    Raw,
-    SubjectResult,
-    Verdict,
-)
+from edgekit.bench.result import BenchResult, Comparison, Energy, Figure, Raw, Verdict
+from edgekit.bench.summary import note, summarize, warnings, why_throttled
+from edgekit.bench.sustain import measure_sustained
 from edgekit.errors import UnavailableError, UsageError
 
 LEAST_DIFFERENCE = 0.03
-LEAST_FOR_MEDIAN = 12
+STOPPED = "The run was stopped: what is here is of whole rounds, and no verdict is drawn from it."
 
 
 def bench(
@@ -49,12 +46,12 @@ def bench(
     meters: Sequence[str | Meter] = (),
     clock: Clock | None = None,
     opener: Opener = open_runtime,
-    stop: Callable[[], bool] | None = None,  # noqa: ARG001 - asked between blocks, from the next change on
+    stop: Callable[[], object] | None = None,
 ) -> BenchResult:
     """Measure models on this machine: latency always, energy where there is a meter.
 
     All subjects are loaded together and timed in interleaved blocks, so that a comparison sees the
-    same machine on both sides.
+    same machine on both sides. A sustained run takes one after the other instead.
 
     Args:
         subjects: what to measure; names are unique.
@@ -67,107 +64,123 @@ def bench(
         stop: asked between blocks; true ends the run as Ctrl-C does.
 
     Returns:
-        The result. On Ctrl-C nothing is returned: KeyboardInterrupt goes on to the caller.
+        The result. Once there is a whole round, Ctrl-C gives what was measured until then, with
+        `complete` false and no verdict.
 
     Raises:
         UsageError: a model cannot be loaded, feeds do not fit, a name is unknown or used twice.
         UnavailableError: a runtime, its driver or its device is missing.
+        KeyboardInterrupt: stopped before anything was measured.
     """
     protocol = protocol or Protocol.full()
-    clock, say = clock or SystemClock(), say or _silent
+    clock, say, check = clock or SystemClock(), say or _silent, _checker(stop)
     _check_names(subjects, baseline)
-    before = conditions.snapshot()
-    with all_loaded(subjects, clock, opener) as loaded:
-        warm_all(loaded, protocol, clock, say)
-        loads = measure_rounds(loaded, protocol, clock, say)
+    high = HighWater()
+    with (
+        conditions.pinned(protocol.affinity),
+        all_loaded(subjects, protocol, clock, opener, high) as loaded,
+    ):
+        before = conditions.snapshot()
+        warm_all(loaded, protocol, clock, say, check, high)
+        if protocol.sustained_s is None:
+            rounds = measure_rounds(loaded, protocol, clock, say, check)
+            loads, complete = rounds.loads, rounds.complete
+        else:
+            loads = None
+            complete = measure_sustained(loaded, protocol, clock, say, check)
         after = conditions.snapshot()
-        energies = _energies(loaded, meters, protocol, clock, say)
+        threads = conditions.threads()
+        timed = [each for each in loaded if len(each.tally)]
+        energies, whole = _energies(timed, meters, protocol, clock, say, check, skip=not complete)
+        complete = complete and whole
         say(0.97, "statistics")
+        later = [*(stretch.conditions for each in timed for stretch in each.series), after]
+        throttled = why_throttled(before, later)
         results = tuple(
-            summarize(each, protocol, energy) for each, energy in zip(loaded, energies, strict=True)
+            summarize(each, protocol, energy, bool(throttled))
+            for each, energy in zip(timed, energies, strict=True)
         )
-        comparisons, floor = compare(loaded, loads, baseline, protocol)
+        comparisons, floor = compare(timed, loads, baseline, protocol, complete=complete)
+    said = warnings(results, before, after, throttled)
     say(1.0, "done")
     return BenchResult(
         device=fingerprint(),
-        conditions={"before": before, "after": after, "threads": conditions.threads()},
+        conditions={"before": before, "after": after, "threads": threads},
         protocol={**dataclasses.asdict(protocol), "quick": protocol.form == "quick"},
         subjects=results,
         baseline=baseline,
         comparisons=comparisons,
         aa_floor=floor,
-        peak_rss_bytes=conditions.peak_rss_bytes(),
-        warnings=_warnings(results, before, after),
-        raw={each.subject.name: _raw(each) for each in loaded},
-    )
-
-
-def summarize(loaded: Loaded, protocol: Protocol, energy: Energy) -> SubjectResult:
-    """Turn timed blocks into figures."""
-    samples = np.concatenate(loaded.blocks) / 1e6
-    ranks = statistics.ranks(samples)
-    tau = statistics.correlation_time(ranks)
-    moved = statistics.drift(samples)
-    mild, extreme = statistics.outliers(samples)
-    return SubjectResult(
-        name=loaded.subject.name,
-        runtime=loaded.subject.runtime,
-        model=str(loaded.subject.model),
-        options=dict(loaded.runtime.options),
-        load_ms=loaded.load_ms,
-        first_ms=loaded.first_ms,
-        p50_ms=_median_figure(samples, tau, moved.flag, protocol),
-        p90_ms=_tail_figure(samples, 0.90, moved.flag, protocol),
-        p99_ms=_tail_figure(samples, 0.99, moved.flag, protocol),
-        mean_ms=float(samples.mean()),
-        min_ms=float(samples.min()),
-        n=len(samples),
-        ess=len(samples) / tau,
-        lag1=statistics.lag1(ranks),
-        drift=moved.flag,
-        drift_change=moved.change,
-        steady=loaded.warm.steady,
-        warmup_runs=loaded.warm.runs,
-        warmup_s=loaded.warm.seconds,
-        throttle_ratio=statistics.throttle_ratio(samples),
-        outliers={"mild": mild, "extreme": extreme},
-        rss_bytes=loaded.rss_bytes,
-        energy=energy,
-        inputs={name: _described(array) for name, array in loaded.subject.feeds.items()},
-        block_medians_ms=tuple(round(float(np.median(b)) / 1e6, 7) for b in loaded.blocks),
+        peak_rss_bytes=high.process_bytes(),
+        complete=complete,
+        warnings=said if complete else (*said, STOPPED),
+        raw={
+            each.subject.name: Raw(each.tally.ns, each.tally.rounds, each.tally.stride)
+            for each in timed
+        },
     )
 
 
 def compare(
     loaded: Sequence[Loaded],
-    loads: npt.NDArray[np.int32],
+    loads: npt.NDArray[np.int32] | None,
     baseline: str | None,
     protocol: Protocol,
+    *,
+    complete: bool = True,
 ) -> tuple[dict[str, Comparison], Figure]:
-    """Compare every other subject with the baseline, round by round."""
-    if baseline is None:
+    """Compare every other subject with the baseline, round by round.
+
+    Args:
+        loaded: the subjects, timed.
+        loads: shape (rounds,): the load of each round; None where there were no rounds.
+        baseline: the baseline's name, None for no comparison.
+        protocol: the rules they were timed by.
+        complete: a run that was stopped has no verdict.
+    """
+    base = next((each for each in loaded if each.subject.name == baseline), None)
+    if base is None:
         return {}, Figure.unavailable("fraction", "No baseline was named.")
-    base = next(each for each in loaded if each.subject.name == baseline)
+    others = [each for each in loaded if each is not base]
+    if loads is None:
+        found = {each.subject.name: _one_after_the_other(base, each, protocol) for each in others}
+        return found, Figure.unavailable("fraction", "The models ran one after the other.")
     base_logs = base.log_medians()
     floor = noise_floor(base_logs, seed=protocol.seed)
     threshold = max(LEAST_DIFFERENCE, floor or 0.0)
     found = {}
-    for each in loaded:
-        if each is base:
-            continue
+    for each in others:
         ratio, low, high = paired_ratio(base_logs - each.log_medians(), loads)
+        judged = complete and floor is not None
         found[each.subject.name] = Comparison(
             subject=each.subject.name,
-            baseline=baseline,
-            speedup=Figure(ratio, low, high, "x", "measured", _note(protocol)),
-            verdict=verdict(ratio, low, high, threshold) if floor is not None else "inconclusive",
+            baseline=base.subject.name,
+            speedup=Figure(ratio, low, high, "x", "measured", note(protocol)),
+            verdict=verdict(ratio, low, high, threshold) if judged else "inconclusive",
             threshold=threshold,
             rounds=len(base_logs),
             loads=int(loads[-1]) + 1,
         )
     if floor is None:
         return found, Figure.unavailable("fraction", "There were too few rounds.")
-    return found, Figure(floor, None, None, "fraction", "measured", _note(protocol))
+    return found, Figure(floor, None, None, "fraction", "measured", note(protocol))
+
+
+def _one_after_the_other(base: Loaded, other: Loaded, protocol: Protocol) -> Comparison:
+    """Ratio of what two sustained runs came to: the medians of their last fifths."""
+    ends = [statistics.last_fifth(each.tally.ns / 1e6) for each in (base, other)]
+    ratio = float(np.median(ends[0]) / np.median(ends[1]))
+    said = "of the runs' last fifths; not interleaved: no interval, no verdict"
+    said = f"{note(protocol)}; {said}" if note(protocol) else said
+    return Comparison(
+        subject=other.subject.name,
+        baseline=base.subject.name,
+        speedup=Figure(ratio, None, None, "x", "measured", said),
+        verdict="inconclusive",
+        threshold=LEAST_DIFFERENCE,
+        rounds=0,
+        loads=1,
+    )
 
 
 def verdict(ratio: float, low: float | None, high: float | None, threshold: float) -> Verdict:
@@ -179,83 +192,49 @@ def verdict(ratio: float, low: float | None, high: float | None, threshold: floa
     return "slower" if high < 1 else "inconclusive"
 
 
-def _median_figure(samples: Any, tau: float, drifting: bool, protocol: Protocol) -> Figure:
-    value, note = float(np.median(samples)), _note(protocol)
-    if drifting:
-        return Figure(value, None, None, "ms", "measured", _join(note, "drift: no interval"))
-    if len(samples) / tau < LEAST_FOR_MEDIAN:
-        return Figure(value, None, None, "ms", "measured", _join(note, "too few runs: no interval"))
-    low, high = statistics.median_interval(
-        samples, seed=protocol.seed, resamples=protocol.resamples
-    )
-    return Figure(value, low, high, "ms", "measured", note)
-
-
-def _tail_figure(samples: Any, quantile: float, drifting: bool, protocol: Protocol) -> Figure:
-    found = statistics.tail(samples, quantile)
-    if found.value is None:
-        return Figure.unavailable(
-            "ms",
-            f"not estimable: {math.floor(found.effective_n)} effective runs of"
-            f" {found.needed_n} needed",
-        )
-    if drifting:
-        note = _join(_note(protocol), "drift: no bound")
-        return Figure(found.value, None, None, "ms", "measured", note)
-    note = _join(_note(protocol), "high is the one-sided 95 % bound")
-    return Figure(found.value, None, found.upper, "ms", "measured", note)
-
-
-def _described(array: Any) -> str:
-    return f"{array.dtype}[{','.join(map(str, array.shape))}]"
-
-
-def _note(protocol: Protocol) -> str:
-    return "quick" if protocol.form == "quick" else ""
-
-
-def _join(*notes: str) -> str:
-    return "; ".join(note for note in notes if note)
-
-
-def _raw(loaded: Loaded) -> Raw:
-    rounds = np.repeat(np.arange(len(loaded.blocks)), [len(block) for block in loaded.blocks])
-    return Raw(np.concatenate(loaded.blocks), rounds.astype(np.int32))
-
-
 def _energies(
     loaded: Sequence[Loaded],
     meters: Sequence[str | Meter],
     protocol: Protocol,
     clock: Clock,
     say: Say,
-) -> list[Energy]:
+    check: Check,
+    *,
+    skip: bool,
+) -> tuple[list[Energy], bool]:
+    """Energy of each subject, and whether it was measured to its end."""
+
+    def none(reason: str) -> list[Energy]:
+        return [Energy.unavailable(reason)] * len(loaded)
+
     meter, reason = open_meter(meters)
     if meter is None:
-        return [Energy.unavailable(reason)] * len(loaded)
-    loads = [(each.subject.name, each.run) for each in loaded]
+        return none(reason), True
+    if skip:
+        return none("The run was stopped before energy was measured."), True
+    if protocol.mode.streams > 1:
+        return none("Energy is measured with one inference at a time: take one stream."), True
+
+    def heard(fraction: float, text: str) -> None:
+        check()
+        say(fraction, text)
+
+    loads = [(each.subject.name, load_of(each.run, protocol, clock)) for each in loaded]
     try:
         with meter:
-            return measure_energy(meter, loads, protocol, clock, say)
+            return measure_energy(meter, loads, protocol, clock, heard), True
     except UnavailableError as e:
-        return [Energy.unavailable(e.message)] * len(loaded)
+        return none(e.message), True
+    except KeyboardInterrupt:
+        return none("The run was stopped while energy was measured."), False
 
 
-def _warnings(
-    results: Sequence[SubjectResult], before: Mapping[str, Any], after: Mapping[str, Any]
-) -> tuple[str, ...]:
-    found = []
-    for each in results:
-        if not each.steady:
-            found.append(f"{each.name}: the latency was not steady when warm-up ended.")
-        if each.drift:
-            found.append(f"{each.name}: drift of {each.drift_change:+.1%} during the run.")
-        if each.throttle_ratio > 1.05:
-            found.append(f"{each.name}: slowed down by {each.throttle_ratio - 1:.0%}.")
-    stolen = after.get("stolen_s", 0.0) - before.get("stolen_s", 0.0)
-    if stolen > 0.1:
-        found.append(f"The hypervisor gave {stolen:.1f} s of this machine's time to others.")
-    return tuple(found)
+def _checker(stop: Callable[[], object] | None) -> Check:
+    def check() -> None:
+        if stop is not None and stop():
+            raise KeyboardInterrupt
+
+    return check
 
 
 def _check_names(subjects: Sequence[Subject], baseline: str | None) -> None:

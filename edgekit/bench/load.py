@@ -115,6 +115,36 @@ def schedule(
     return np.concatenate(([0], np.cumsum(gaps))).astype(np.int64), lead
 
 
+def load_of(run: Run, protocol: Protocol, clock: Clock) -> Run:
+    """One inference as the mode asks for it, waiting included: the load of an energy window.
+
+    With a schedule, each call waits for the time that is due, so that joules per inference are
+    those at that rate, the idle time between inferences included.
+
+    Args:
+        run: one inference.
+        protocol: its mode has one stream.
+        clock: time.
+    """
+    mode = protocol.mode
+    if not mode.scheduled or mode.rate_hz is None:
+        return run
+    period = 1e9 / mode.rate_hz
+    generator = np.random.default_rng(protocol.seed) if mode.kind == "server" else None
+    due = 0.0
+
+    def paced() -> None:
+        nonlocal due
+        # A window that begins later, or an overload, starts the schedule anew.
+        now = clock.ns()
+        due = now if now - due > PATIENCE * period else due
+        wait_until(int(due), clock, SPIN_NS, lambda: False)
+        run()
+        due += period if generator is None else generator.exponential(period)
+
+    return paced
+
+
 def wait_until(due_ns: int, clock: Clock, spin_ns: int, stopped: Callable[[], bool]) -> int:
     """Sleep, then spin, until a time.
 

@@ -12,12 +12,16 @@ import numpy as np
 import numpy.typing as npt
 
 from edgekit.bench.conditions import rss_bytes
-from edgekit.bench.protocol import Clock, Nanoseconds, Protocol, WarmUp, time_block, warm_up
+from edgekit.bench.highwater import HighWater
+from edgekit.bench.load import Block, Run, run_block
+from edgekit.bench.protocol import Clock, Protocol, WarmUp, time_block, warm_up
+from edgekit.bench.result import Stretch
 from edgekit.bench.runtimes import Runtime, runtime_class
 from edgekit.bench.statistics import Floats
-from edgekit.errors import UsageError
+from edgekit.bench.tally import Tally
 
 Say = Callable[[float, str], None]
+Check = Callable[[], None]
 NOT_WARM = WarmUp(steady=False, runs=0, seconds=0.0)
 
 
@@ -55,96 +59,117 @@ class Loaded:
     Attributes:
         subject: what was asked for.
         opener: makes its runtime, once for each load.
+        streams: how many inferences may run at once; each has a binding of its own.
         runtime: its runtime, entered.
-        run: one inference.
+        runs: one inference of each stream; empty while the model is not loaded.
         load_ms: time of the first load.
         first_ms: time of the first inference.
         rss_bytes: growth of the process by both, None where unknown.
+        peak_bytes: the largest growth by loading, first running and warming up, None where unknown.
         warm: how warming up went.
-        blocks: by round, the timed nanoseconds.
+        tally: what was timed.
+        series: of a sustained run, its stretches.
     """
 
     subject: Subject
     opener: Opener
+    streams: int
     runtime: Runtime
-    run: Callable[[], object]
+    runs: tuple[Run, ...]
     load_ms: float
     first_ms: float
     rss_bytes: int | None
+    peak_bytes: int | None
+    tally: Tally
     warm: WarmUp = NOT_WARM
-    blocks: list[Nanoseconds] = field(default_factory=list)
+    series: list[Stretch] = field(default_factory=list)
 
-    @property
-    def n(self) -> int:
-        """Timed inferences."""
-        return sum(len(block) for block in self.blocks)
-
-    @property
-    def seconds(self) -> float:
-        """Timed seconds."""
-        return sum(int(block.sum()) for block in self.blocks) / 1e9
+    def run(self) -> None:
+        """One inference of the first stream, whichever load of the model is the current one."""
+        self.runs[0]()
 
     def log_medians(self) -> Floats:
-        """Logarithm of each block's median nanoseconds: shape (rounds,)."""
-        medians = [max(1.0, float(np.median(block))) for block in self.blocks]
-        return np.log(np.array(medians, dtype=np.float64))
+        """Logarithm of each round's median nanoseconds: shape (rounds,)."""
+        return np.log(np.maximum(1.0, np.array(self.tally.medians_ns, dtype=np.float64)))
 
     def close(self) -> None:
         """Free the model."""
-        self.run = _not_loaded
+        self.runs = ()
         self.runtime.__exit__(None, None, None)
 
     def open_again(self) -> None:
         """Load the model anew."""
         runtime = self.opener(self.subject)
         runtime.__enter__()
-        self.runtime, self.run = runtime, _not_bound
-        self.run = runtime.bind(self.subject.feeds)
-        self.run()
+        try:
+            runs = _bind(runtime, self.subject.feeds, self.streams)
+        except BaseException:
+            runtime.__exit__(None, None, None)
+            raise
+        self.runtime, self.runs = runtime, runs
 
 
-def _not_loaded() -> None:
-    raise UsageError("The model is not loaded.", "Load it first.")
+def _bind(runtime: Runtime, feeds: Mapping[str, Any], streams: int) -> tuple[Run, ...]:
+    """Bind once for each stream, and run each once: runtimes allocate their outputs then."""
+    runs = tuple(runtime.bind(feeds) for _ in range(streams))
+    for run in runs:
+        run()
+    return runs
 
 
-def _not_bound() -> None:
-    raise UsageError("The model is not bound.", "Bind its feeds first.")
-
-
-def load(subject: Subject, clock: Clock, opener: Opener = open_runtime) -> Loaded:
+def load(
+    subject: Subject, protocol: Protocol, clock: Clock, opener: Opener, high: HighWater
+) -> Loaded:
     """Load a subject, bind its feeds and run it once, timing each."""
+    high.reset()
     before = rss_bytes()
     runtime = opener(subject)
     began = clock.ns()
     runtime.__enter__()
     try:
         loaded = clock.ns()
-        run = runtime.bind(subject.feeds)
+        first = runtime.bind(subject.feeds)
         bound = clock.ns()
-        run()
+        first()
         done = clock.ns()
+        streams = protocol.mode.streams
+        runs = (first, *_bind(runtime, subject.feeds, streams - 1))
     except BaseException:
         runtime.__exit__(None, None, None)
         raise
     after = rss_bytes()
-    growth = None if before is None or after is None else max(0, after - before)
-    load_ms, first_ms = (loaded - began) / 1e6, (done - bound) / 1e6
-    return Loaded(subject, opener, runtime, run, load_ms, first_ms, growth)
+    return Loaded(
+        subject=subject,
+        opener=opener,
+        streams=streams,
+        runtime=runtime,
+        runs=runs,
+        load_ms=(loaded - began) / 1e6,
+        first_ms=(done - bound) / 1e6,
+        rss_bytes=None if before is None or after is None else max(0, after - before),
+        peak_bytes=high.growth_bytes(),
+        tally=Tally(protocol.mode.deadline),
+    )
 
 
 @contextmanager
 def all_loaded(
-    subjects: Sequence[Subject], clock: Clock, opener: Opener = open_runtime
+    subjects: Sequence[Subject],
+    protocol: Protocol,
+    clock: Clock,
+    opener: Opener = open_runtime,
+    high: HighWater | None = None,
 ) -> Iterator[list[Loaded]]:
     """Load every subject, and free what is loaded at the end, whatever happens."""
+    high = high or HighWater()
     loaded: list[Loaded] = []
     try:
         for subject in subjects:
-            loaded.append(load(subject, clock, opener))  # noqa: PERF401 - freed if a later one fails
+            loaded.append(load(subject, protocol, clock, opener, high))  # noqa: PERF401 - freed if a later one fails
         yield loaded
     finally:
         for each in loaded:
-            if each.run is not _not_loaded:
+            if each.runs:
                 each.close()
 
 
@@ -160,49 +185,110 @@ def collection_off() -> Iterator[None]:
             gc.enable()
 
 
-def warm_all(loaded: Sequence[Loaded], protocol: Protocol, clock: Clock, say: Say) -> None:
-    """Warm up one subject after the other."""
+def warm_all(
+    loaded: Sequence[Loaded],
+    protocol: Protocol,
+    clock: Clock,
+    say: Say,
+    check: Check,
+    high: HighWater,
+) -> None:
+    """Warm up one subject after the other, back to back in every mode."""
     for place, each in enumerate(loaded):
         say(0.3 * place / len(loaded), f"warming up {each.subject.name}")
+        high.reset()
         with collection_off():
-            each.warm = warm_up(each.run, protocol, clock)
+            each.warm = warm_up(each.runs[0], protocol, clock, check)
+        grown = high.growth_bytes()
+        if grown is not None and each.peak_bytes is not None and each.rss_bytes is not None:
+            each.peak_bytes = max(each.peak_bytes, each.rss_bytes + grown)
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """What became of the interleaved rounds.
+
+    Attributes:
+        loads: shape (rounds,), int32: which load of the models each round belongs to, from 0.
+        complete: False where the run was stopped.
+    """
+
+    loads: npt.NDArray[np.int32]
+    complete: bool
 
 
 def measure_rounds(
-    loaded: Sequence[Loaded], protocol: Protocol, clock: Clock, say: Say
-) -> npt.NDArray[np.int32]:
+    loaded: Sequence[Loaded], protocol: Protocol, clock: Clock, say: Say, check: Check
+) -> Rounds:
     """Time every subject once a round, in a new random order each round, until the rules are met.
 
     Every few rounds all models are loaded anew. Where a model lies in physical memory decides which
     of its parts fight for the same cache sets: two loads of one file can differ by 10 % for as long
     as they live, and no number of rounds averages that away. So the load is a replicate, too.
 
-    Returns:
-        Shape (rounds,): which load each round belongs to, from 0.
+    Args:
+        loaded: the subjects, warm.
+        protocol: the rules.
+        clock: time.
+        say: progress.
+        check: raises KeyboardInterrupt where the run shall end. So does Ctrl-C; whole rounds that
+            were measured before it are kept.
     """
     order = np.random.default_rng(protocol.seed)
-    duration, settle = int(protocol.block_s * 1e9), int(protocol.settle_s * 1e9)
-    every = math.ceil(protocol.min_rounds / protocol.loads)
-    patience = protocol.reload_s
     loads: list[int] = []
-    number = 0
     gc.collect()
+    try:
+        for number in _load_numbers(loaded, protocol, clock, order, loads):
+            blocks = _round(loaded, protocol, clock, order, len(loads), check)
+            for each, block in zip(loaded, blocks, strict=True):
+                each.tally.add(block)
+            loads.append(number)
+            share = _share(loaded, protocol, len(loads))
+            say(0.3 + 0.65 * share, f"round {len(loads)}")
+    except KeyboardInterrupt:
+        if not loads:
+            raise
+        return Rounds(np.array(loads, dtype=np.int32), complete=False)
+    return Rounds(np.array(loads, dtype=np.int32), complete=True)
+
+
+def _load_numbers(
+    loaded: Sequence[Loaded],
+    protocol: Protocol,
+    clock: Clock,
+    order: np.random.Generator,
+    loads: Sequence[int],
+) -> Iterator[int]:
+    """Number of the load for each next round, the models loaded anew where a new one begins."""
+    every = math.ceil(protocol.min_rounds / protocol.loads)
+    patience, number = protocol.reload_s, 0
     while not _enough(loaded, protocol, len(loads)):
-        rounds = len(loads)
-        if rounds and rounds % every == 0 and patience > 0:
+        if loads and len(loads) % every == 0 and patience > 0:
             began = clock.ns()
-            _load_anew(loaded, order, duration, clock)
+            _load_anew(loaded, order, int(protocol.block_s * 1e9), clock)
             patience -= (clock.ns() - began) / 1e9
             number += 1
-        for place in order.permutation(len(loaded)):
-            each = loaded[place]
-            with collection_off():
-                if len(loaded) > 1 or rounds == 0:
-                    time_block(each.run, clock.ns, settle)
-                each.blocks.append(time_block(each.run, clock.ns, duration))
-        loads.append(number)
-        say(0.3 + 0.65 * _share(loaded, protocol, rounds + 1), f"round {rounds + 1}")
-    return np.array(loads, dtype=np.int32)
+        yield number
+
+
+def _round(
+    loaded: Sequence[Loaded],
+    protocol: Protocol,
+    clock: Clock,
+    order: np.random.Generator,
+    number: int,
+    check: Check,
+) -> list[Block]:
+    """One block of each subject, in the order of the subjects."""
+    blocks: dict[int, Block] = {}
+    settle = len(loaded) > 1 or number == 0
+    for place in order.permutation(len(loaded)):
+        check()
+        with collection_off():
+            blocks[int(place)] = run_block(
+                loaded[place].runs, protocol, clock, settle=settle, number=number
+            )
+    return [blocks[place] for place in range(len(loaded))]
 
 
 def _load_anew(
@@ -214,22 +300,24 @@ def _load_anew(
         each = loaded[place]
         each.open_again()
         with collection_off():
-            time_block(each.run, clock.ns, settle_ns)
+            time_block(each.runs[0], clock.ns, settle_ns)
 
 
 def _enough(loaded: Sequence[Loaded], protocol: Protocol, rounds: int) -> bool:
     if rounds < protocol.min_rounds:
         return False
-    seconds = [each.seconds for each in loaded]
+    seconds = [each.tally.seconds for each in loaded]
     if min(seconds) < protocol.min_s:
         return False
     # A round costs every subject a block, so the slowest one's patience ends it for all.
-    return min(each.n for each in loaded) >= protocol.needed_n or max(seconds) >= protocol.max_s
+    least = min(each.tally.n for each in loaded)
+    return least >= protocol.needed_n or max(seconds) >= protocol.max_s
 
 
 def _share(loaded: Sequence[Loaded], protocol: Protocol, rounds: int) -> float:
     shares = [rounds / protocol.min_rounds]
     for each in loaded:
-        shares.append(each.seconds / protocol.min_s)
-        shares.append(max(each.n / protocol.needed_n, each.seconds / protocol.max_s))
+        seconds = each.tally.seconds
+        shares.append(seconds / protocol.min_s)
+        shares.append(max(each.tally.n / protocol.needed_n, seconds / protocol.max_s))
     return min(1.0, *shares)

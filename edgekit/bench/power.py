@@ -72,6 +72,8 @@ class Nvpmodel:
     def put(self, state: State) -> None:
         """Call `nvpmodel -m NUMBER`; it gets no answer to its question whether to reboot."""
         mode = state["mode"]
+        if self.state() == state:
+            return
         answer = self._call("-m", self._numbers()[mode])
         if self.state() == state:
             return

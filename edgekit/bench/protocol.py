@@ -323,17 +323,29 @@ class WarmUp:
     seconds: float
 
 
-def warm_up(run: Callable[[], object], protocol: Protocol, clock: Clock) -> WarmUp:
+def warm_up(
+    run: Callable[[], object],
+    protocol: Protocol,
+    clock: Clock,
+    check: Callable[[], None] = lambda: None,
+) -> WarmUp:
     """Run until the latency is steady, or until time is up.
 
     Steady: after the least time and runs, the last two blocks agree (medians within 1 %, quartiles
     within 5 %) and the last five do not move in one direction by more than 1 %.
+
+    Args:
+        run: one inference.
+        protocol: the rules.
+        clock: time.
+        check: called between blocks; raises where the run shall end.
     """
     ns = clock.ns
     began = ns()
     blocks: list[Nanoseconds] = []
     runs = 0
     while True:
+        check()
         blocks.append(time_block(run, ns, int(protocol.warmup_block_s * 1e9)))
         runs += len(blocks[-1])
         del blocks[:-5]

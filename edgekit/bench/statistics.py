@@ -375,8 +375,12 @@ def drift(samples: Samples, batches: int = 20) -> Drift:
 
 def throttle_ratio(samples: Samples) -> float:
     """Median of the last fifth over that of the first: over 1 where the device slowed down."""
-    fifth = max(1, len(samples) // 5)
-    return float(np.median(samples[-fifth:]) / np.median(samples[:fifth]))
+    return float(np.median(last_fifth(samples)) / np.median(last_fifth(samples[::-1])))
+
+
+def last_fifth(samples: Samples) -> Samples:
+    """The last fifth of a run, one sample at least."""
+    return samples[-max(1, len(samples) // 5) :]
 
 
 def outliers(samples: Samples) -> tuple[int, int]:

@@ -54,6 +54,7 @@ class Tally:
     Attributes:
         n: inferences.
         total_ns: sum of their latencies.
+        seconds: timed seconds.
         min_ns: the smallest.
         counts: inferences of each round.
         spans: seconds of each round.
@@ -70,6 +71,7 @@ class Tally:
         self._ns, self._round = Thinned(limit), Thinned(limit)
         self.n = self.total_ns = self.misses = self.asked = self.busy_ns = self.offered_ns = 0
         self.min_ns = 0
+        self.seconds = 0.0
         self.counts: list[int] = []
         self.spans: list[float] = []
         self.medians_ns: list[float] = []
@@ -88,6 +90,7 @@ class Tally:
         self._round.add(np.full(len(block.ns), len(self.counts), dtype=np.int32))
         self.counts.append(len(block.ns))
         self.spans.append(max(block.seconds, 1e-9))
+        self.seconds += self.spans[-1]
         self.medians_ns.append(float(np.median(block.ns)))
         self.asked += len(block.ns) + block.unserved
         if self._deadline_ns is not None:
@@ -95,11 +98,6 @@ class Tally:
         self.busy_ns += block.busy_ns
         self.offered_ns += block.offered_ns
         self.late.add(block.late_ns)
-
-    @property
-    def seconds(self) -> float:
-        """Timed seconds."""
-        return sum(self.spans)
 
     @property
     def stride(self) -> int:

@@ -142,16 +142,48 @@ def test_every_round_holds_every_subject_in_random_order(fake, clock):
     assert 1.2 < changes < 1.95  # strictly alternating blocks would give 2 or more
 
 
-def test_an_interrupt_reaches_the_caller_and_frees_the_models(fake, clock):
-    def stop(now, count):
-        if count > 300:
+def interrupting(after):
+    def stop(_now, count):
+        if count > after:
             raise KeyboardInterrupt
         return 1e6
 
-    subjects, opener, runtimes = fake(a=stop, b=noisy(1e6))
+    return stop
+
+
+def test_an_interrupt_before_the_first_round_reaches_the_caller_and_frees_the_models(fake, clock):
+    subjects, opener, runtimes = fake(a=interrupting(20), b=noisy(1e6))
     with pytest.raises(KeyboardInterrupt):
         bench(subjects, PROTOCOL, clock=clock, opener=opener)
     assert all(each.left == each.entered >= 1 for each in runtimes.values())
+
+
+def test_an_interrupt_later_keeps_whole_rounds_and_draws_no_verdict(fake, clock):
+    subjects, opener, runtimes = fake(a=interrupting(500), b=noisy(3e6))
+    result = bench(subjects, PROTOCOL, baseline="a", clock=clock, opener=opener)
+    assert all(each.left == each.entered >= 1 for each in runtimes.values())
+    assert not result.complete
+    rounds = {name: set(result.raw[name].round) for name in "ab"}
+    assert rounds["a"] == rounds["b"]
+    assert 0 < len(rounds["a"]) < PROTOCOL.min_rounds
+    assert result.comparisons["b"].verdict == "inconclusive"
+    assert any("stopped" in warning for warning in result.warnings)
+
+
+def test_stop_is_asked_between_blocks(fake, clock):
+    subjects, opener, _ = fake(a=noisy(1e6))
+    asked = []
+
+    def stop():
+        asked.append(clock.now)
+        return len(asked) > 30
+
+    result = bench(subjects, PROTOCOL, clock=clock, opener=opener, stop=stop)
+    assert not result.complete
+    assert max(np.diff(asked)) < 2.5 * PROTOCOL.block_s * 1e9
+    assert len(asked) == 31
+    with pytest.raises(KeyboardInterrupt):
+        bench(subjects, PROTOCOL, clock=clock, opener=opener, stop=lambda: True)
 
 
 def test_a_model_that_does_not_load_frees_those_before_it(fake, clock):

@@ -1,9 +1,12 @@
 """Joules per inference of a model whose power is known, and every way in which there are none."""
 
+import dataclasses
+
 import pytest
 
 from edgekit.bench import Protocol, bench
 from edgekit.bench.meters.counter import CounterMeter
+from edgekit.bench.protocol import Mode
 from edgekit.bench.runtimes import Availability
 
 PROTOCOL = Protocol(
@@ -138,7 +141,7 @@ def test_a_meter_that_fails_to_open_leaves_the_latency(clock, fake, monkeypatch)
     assert "did not move" in result.subject("a").energy.energy_j.note
 
 
-def test_an_interrupt_in_a_window_goes_through(clock, fake):
+def test_an_interrupt_in_a_window_keeps_the_latency(clock, fake):
     board = Board(clock)
 
     def stop(now, _count):
@@ -147,9 +150,37 @@ def test_an_interrupt_in_a_window_goes_through(clock, fake):
         return 1e6
 
     subjects, opener, runtimes = fake(a=stop)
-    with pytest.raises(KeyboardInterrupt):
-        bench(subjects, PROTOCOL, meters=[board], clock=clock, opener=opener)
+    result = bench(subjects, PROTOCOL, meters=[board], clock=clock, opener=opener)
+    assert not result.complete
+    assert result.subject("a").p50_ms.value == pytest.approx(1.0, abs=0.01)
+    assert result.subject("a").energy.energy_j.label == "unavailable"
+    assert "stopped while" in result.subject("a").energy.energy_j.note
     assert runtimes["a"].left == runtimes["a"].entered >= 1
+
+
+def test_energy_at_a_rate_counts_the_time_between_inferences(clock, fake):
+    """10 W idle and 30 W more for 1 ms of every 10 ms: 0.13 J an inference at 100 Hz."""
+    board = Board(clock)
+
+    def busy(_now, _count):
+        board.busy_w = 30.0
+        clock.advance(1e6)
+        board.busy_w = 0.0
+        return 0
+
+    subjects, opener, _ = fake(a=busy)
+    protocol = dataclasses.replace(PROTOCOL, mode=Mode("paced", rate_hz=100.0))
+    result = bench(subjects, protocol, meters=[board], clock=clock, opener=opener)
+    energy = result.subject("a").energy
+    assert energy.energy_j.value == pytest.approx(0.13, rel=0.01)
+    assert energy.net_energy_j.value == pytest.approx(0.03, rel=0.03)
+
+
+def test_energy_of_several_streams_is_not_there(clock, fake):
+    subjects, opener, _ = fake(a=lambda *_: 1e6)
+    protocol = dataclasses.replace(PROTOCOL, mode=Mode("streams", streams=2))
+    result = bench(subjects, protocol, meters=[Board(clock)], clock=clock, opener=opener)
+    assert "one stream" in result.subject("a").energy.energy_j.note
 
 
 def test_an_estimating_meter_is_labelled_so(measured, clock):

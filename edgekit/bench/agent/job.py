@@ -85,8 +85,8 @@ class Job:
         except OSError:
             return ""
         # After this line Python's fault handler lists its own frames, which say little.
-        before, fatal, after = text.partition("Fatal Python error: ")
-        text = before + fatal + after.split("\n", 1)[0]
+        before, _, after = text.partition("Fatal Python error: ")
+        text = before + after.split("\n", 1)[0]
         return "\n".join(text.strip().splitlines()[-TAIL_LINES:])
 
     def wait(self) -> int:

@@ -70,7 +70,7 @@ class Channel:
         self._buffer = bytearray()
 
     def receive(self, timeout_s: float) -> Message | None:
-        """Wait for the next message; None when time is up.
+        """Wait for the next message; None when time is up. With 0, take what has come.
 
         Raises:
             ChannelClosedError: end of input.
@@ -79,10 +79,10 @@ class Channel:
         end = time.monotonic() + timeout_s
         while (message := self.pending()) is None:
             left = end - time.monotonic()
-            if left <= 0:
-                return None
-            if _ready(self.source, select.POLLIN, left):
+            if _ready(self.source, select.POLLIN, max(0.0, left)):
                 self.fill()
+            if left <= 0:
+                return self.pending()
         return message
 
     def fill(self) -> None:

@@ -87,7 +87,7 @@ def test_a_worker_that_has_heard_the_stop_may_take_its_time(host, work, monkeypa
     )
     os.write(write, b'{"type":"stop"}\n')
     got = []
-    assert pump(job, channel, got.append, lambda message: job.stop())
+    assert pump(job, channel, got.append, lambda _: job.stop())
     assert [each["type"] for each in got] == ["stopping", "end"]
 
 
