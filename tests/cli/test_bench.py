@@ -27,7 +27,16 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
     done = subprocess.run(
         [
             str(EDGEKIT),
-            *"bench deep.onnx small.onnx --quick --layers --json --save raw.npz".split(),
+            *[
+                "bench",
+                "deep.onnx",
+                "small.onnx",
+                "--quick",
+                "--layers",
+                "--json",
+                "--save",
+                "raw.npz",
+            ],
         ],
         cwd=folder,
         capture_output=True,
