@@ -1,11 +1,10 @@
 """What a machine is, and what can be measured on it."""
 
-import importlib
 import platform
 from typing import TYPE_CHECKING, Any
 
-from edgekit.errors import UnavailableError
-from edgekit.target import RuntimeName, Target
+from edgekit.pipeline import runtimes
+from edgekit.target import Target
 
 if TYPE_CHECKING:
     from edgekit.device import Hello
@@ -16,8 +15,8 @@ def cannot_measure(target: Target) -> str:
     machine = platform.machine()
     if target.machine is not None and target.machine != machine:
         return f"{target.title} is {target.machine}; this machine is {machine}."
-    probe = runtime_class(target.runtime).probe()
-    return "" if probe.ok else f"{probe.reason} {probe.fix}".strip()
+    found = runtimes.probe(target.runtime)
+    return "" if found.ok else f"{found.reason} {found.fix}".strip()
 
 
 def cannot_measure_there(target: Target, hello: "Hello", name: str) -> str:
@@ -39,27 +38,10 @@ def cannot_measure_there(target: Target, hello: "Hello", name: str) -> str:
     return f"{name}: {found.get('reason', '')} {found.get('fix', '')}".strip()
 
 
-def runtime_class(name: RuntimeName) -> Any:
-    """The class of a runtime, without loading the runtime itself.
-
-    Raises:
-        UnavailableError: edgekit cannot measure with it yet.
-    """
-    from edgekit.bench.runtimes import RUNTIMES
-
-    if name not in RUNTIMES:
-        raise UnavailableError(
-            f"edgekit has no benchmark for the runtime {name!r}.", "Measure with its own tool."
-        )
-    module, _, cls = RUNTIMES[name].partition(":")
-    return getattr(importlib.import_module(module), cls)
-
-
 def machine() -> dict[str, Any]:
     """This machine: its fingerprint, its runtimes and its meters."""
     from edgekit.bench.fingerprint import fingerprint
     from edgekit.bench.meters import probe_meters
-    from edgekit.pipeline import runtimes
 
     return {
         "device": dict(fingerprint()),

@@ -20,6 +20,7 @@ __all__ = [
 
 RUNTIMES = {
     "onnxruntime": "edgekit.bench.runtimes.onnxruntime:OnnxRuntime",
+    "openvino": "edgekit.bench.runtimes.openvino:OpenVino",
     "tensorrt": "edgekit.bench.runtimes.tensorrt:TensorRt",
     "tensorrt-rtx": "edgekit.bench.runtimes.tensorrt:TensorRtRtx",
 }
