@@ -12,6 +12,7 @@ import numpy.typing as npt
 from edgekit.bench import conditions, statistics
 from edgekit.bench.comparison import noise_floor, paired_ratio
 from edgekit.bench.energy import measure_energy, open_meter
+from edgekit.bench.events import device_ms
 from edgekit.bench.fingerprint import fingerprint
 from edgekit.bench.highwater import HighWater
 from edgekit.bench.load import load_of
@@ -97,7 +98,10 @@ def bench(
         later = [*(stretch.conditions for each in timed for stretch in each.series), after]
         throttled = why_throttled(before, later)
         results = tuple(
-            summarize(each, protocol, energy, bool(throttled))
+            dataclasses.replace(
+                summarize(each, protocol, energy, bool(throttled)),
+                device_ms=device_ms(each.runs[0], protocol, clock) if complete else {},
+            )
             for each, energy in zip(timed, energies, strict=True)
         )
         comparisons, floor = compare(timed, loads, baseline, protocol, complete=complete)

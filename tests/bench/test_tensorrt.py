@@ -1,6 +1,8 @@
 """The TensorRT adapter: what it refuses, and, on a driver made of host memory, what it does."""
 
 import ctypes
+import dataclasses
+import json
 import shutil
 import subprocess
 import sys
@@ -9,6 +11,7 @@ import types
 import numpy as np
 import pytest
 
+from edgekit.bench import Protocol, Subject, bench
 from edgekit.bench.runtimes import cuda
 from edgekit.bench.runtimes.tensorrt import TensorRt, TensorRtRtx
 from edgekit.errors import UnavailableError, UsageError
@@ -38,6 +41,22 @@ int cuMemcpyHtoDAsync_v2(uint64_t d, void *s, size_t n, void *q)
 { memcpy((void *)d, s, n); return 0; }
 int cuMemcpyDtoHAsync_v2(void *d, uint64_t s, size_t n, void *q)
 { memcpy(d, (void *)s, n); return 0; }
+int cuMemHostAlloc(void **p, size_t n, unsigned f)
+{ *p = malloc(n); allocated++; return 0; }
+int cuMemFreeHost(void *p) { free(p); freed++; return 0; }
+/* An event's time is the number of the step it was recorded at, in milliseconds. */
+int ticks = 0, capturing = 0, capturable = 1, launched = 0;
+int cuEventCreate(void **e, unsigned f) { *e = calloc(1, sizeof(int)); allocated++; return 0; }
+int cuEventRecord(void *e, void *s) { *(int *)e = ++ticks; return 0; }
+int cuEventElapsedTime(float *t, void *a, void *b) { *t = *(int *)b - *(int *)a; return 0; }
+int cuEventDestroy_v2(void *e) { free(e); freed++; return 0; }
+int cuStreamBeginCapture_v2(void *s, int mode) { capturing = mode; return 0; }
+int cuStreamEndCapture(void *s, void **g)
+{ capturing = 0; *g = capturable ? (void *)3 : 0; return capturable ? 0 : 901; }
+int cuGraphInstantiateWithFlags(void **e, void *g, uint64_t f) { *e = (void *)4; return 0; }
+int cuGraphDestroy(void *g) { return 0; }
+int cuGraphExecDestroy(void *e) { return 0; }
+int cuGraphLaunch(void *e, void *s) { launched++; return e == (void *)4 ? 0 : 400; }
 int cuGetErrorString(int e, const char **s)
 { *s = e == 2 ? "out of memory" : "no device"; return 0; }
 """
@@ -59,9 +78,10 @@ def driver_file(tmp_path_factory):
 def driver(driver_file, monkeypatch):
     monkeypatch.setattr(cuda, "DRIVER", str(driver_file))
     library = ctypes.CDLL(str(driver_file))
-    for name in ("freed", "allocated", "released"):
+    for name in ("freed", "allocated", "released", "launched"):
         ctypes.c_int.in_dll(library, name).value = 0
-    ctypes.c_int.in_dll(library, "gpus").value = 1
+    for name in ("gpus", "capturable"):
+        ctypes.c_int.in_dll(library, name).value = 1
     return lambda name: ctypes.c_int.in_dll(library, name)
 
 
@@ -83,7 +103,7 @@ class Engine:
         return {"x": "INPUT", "y": "OUTPUT"}[name]
 
     def create_execution_context(self):
-        return self
+        return Engine()
 
     def set_input_shape(self, _name, shape):
         self.shape = shape
@@ -176,19 +196,107 @@ def test_the_probe_names_version_and_gpu():
 @pytest.mark.usefixtures("library")
 def test_an_engine_runs_and_everything_is_freed(driver, engine):
     feeds = {"x": np.arange(8, dtype=np.float32).reshape(2, 4)}
-    (engine.parent / "model.json").write_text('{"version": "10.3.0"}', encoding="utf-8")
+    facts = {"version": "10.3.0", "compute_capabilities": ["8.7"]}
+    (engine.parent / "model.engine.json").write_text(json.dumps(facts), encoding="utf-8")
     with TensorRt(engine, {"threads": 1}) as runtime:
         for _ in range(3):
             np.testing.assert_array_equal(runtime.infer(feeds)["y"], 2 * feeds["x"])
-        assert driver("allocated").value == 2  # memory is kept from one call to the next
+        assert driver("allocated").value == driver("freed").value  # nothing is left behind
         run = runtime.bind(feeds)
         run()
         runtime.synchronize()
+        assert driver("allocated").value > driver("freed").value
         assert runtime.options["gpu"] == "Fake GPU (8.7)"
-        assert runtime.options["build"] == {"version": "10.3.0"}
+        assert runtime.options["build"] == facts
+        assert runtime.options["cuda_graph"] is False
         assert runtime.inputs[0].shape == ("x_0", 4)
-    assert driver("freed").value == 2
-    assert driver("released").value == 1
+    assert driver("freed").value == driver("allocated").value
+    assert driver("released").value == 5  # of the engine, and of four bindings
+
+
+@pytest.mark.usefixtures("library", "driver")
+def test_bindings_share_no_memory(engine):
+    one, two = (np.full((1, 4), value, np.float32) for value in (1, 5))
+    with TensorRt(engine, {}) as runtime:
+        first, second = runtime.bind({"x": one}), runtime.bind({"x": two})
+        first()
+        second()
+        np.testing.assert_array_equal(first.outputs["y"], 2 * one)
+        np.testing.assert_array_equal(second.outputs["y"], 2 * two)
+
+
+@pytest.mark.usefixtures("library", "driver")
+def test_events_tell_copies_from_computing(engine):
+    feeds = {"x": np.ones((1, 4), np.float32)}
+    with TensorRt(engine, {}) as runtime:
+        parts = runtime.bind(feeds).split()
+        assert {name: parts[name] for name in ("h2d", "compute", "d2h")} == {
+            "h2d": 1.0,
+            "compute": 1.0,
+            "d2h": 1.0,
+        }
+        assert parts["enqueue"] > 0
+    with TensorRt(engine, {"transfers": False}) as runtime:
+        run = runtime.bind(feeds)
+        run()
+        assert set(run.split()) == {"enqueue", "compute"}
+        np.testing.assert_array_equal(run.read()["y"], 2 * feeds["x"])
+
+
+@pytest.mark.usefixtures("library")
+def test_a_cuda_graph_is_launched_in_place_of_the_calls(driver, engine):
+    feeds = {"x": np.ones((1, 4), np.float32)}
+    with TensorRt(engine, {"cuda_graph": True}) as runtime:
+        run = runtime.bind(feeds)
+        run()
+        run()
+        assert driver("launched").value == 2
+        assert set(run.split()) == {"enqueue", "graph"}
+        assert runtime.options["cuda_graph"] is True
+    driver("capturable").value = 0
+    with (
+        TensorRt(engine, {"cuda_graph": True}) as runtime,
+        pytest.raises(UnavailableError, match="cannot be recorded"),
+    ):
+        runtime.bind(feeds)
+
+
+@pytest.mark.usefixtures("library", "driver")
+@pytest.mark.parametrize(
+    ("facts", "says"),
+    [
+        ({"version": "10.7.0"}, r"10\.7\.0, and 10\.3\.0 is here"),
+        ({"version": "10.3.0", "compute_capabilities": ["8.9"]}, r"8\.9, and this GPU is Fake"),
+        ([1], "says nothing"),
+    ],
+)
+def test_an_engine_of_another_version_or_gpu_is_refused_before_it_is_loaded(
+    engine, monkeypatch, facts, says
+):
+    monkeypatch.setattr(Runtime, "deserialize_cuda_engine", lambda *_: pytest.fail("loaded"))
+    (engine.parent / "model.engine.json").write_text(json.dumps(facts), encoding="utf-8")
+    with pytest.raises(UsageError, match=says):
+        TensorRt(engine, {}).__enter__()
+
+
+@pytest.mark.usefixtures("library", "driver")
+def test_a_version_compatible_engine_is_not_refused(engine):
+    facts = {"version": "10.1.0", "flags": ["VERSION_COMPATIBLE"]}
+    (engine.parent / "model.engine.json").write_text(json.dumps(facts), encoding="utf-8")
+    with TensorRt(engine, {}) as runtime:
+        assert runtime.options["build"]["version"] == "10.1.0"
+
+
+@pytest.mark.usefixtures("library", "driver")
+def test_the_benchmark_shows_where_the_gpus_time_goes(engine):
+    subject = Subject("m", "tensorrt", engine, {"x": np.ones((1, 4), np.float32)})
+    protocol = dataclasses.replace(
+        Protocol.quick(), warmup_s=0.01, warmup_max_s=0.02, block_s=0.002, min_s=0.01, max_s=0.02
+    )
+    found = bench([subject], protocol).subject("m").device_ms
+    assert list(found) == ["enqueue", "h2d", "compute", "d2h"]
+    assert found["compute"].value == 1.0
+    assert found["compute"].label == "measured"
 
 
 @pytest.mark.usefixtures("library", "driver")

@@ -5,16 +5,21 @@ installed beside TensorRT. Names and signatures: CUDA Driver API reference.
 """
 
 import ctypes
+from collections.abc import Callable
 from typing import Any
+
+import numpy as np
 
 from edgekit.bench.runtimes.base import Array
 from edgekit.errors import UnavailableError
 
 DRIVER = "libcuda.so.1"
+STREAM_NON_BLOCKING = 1
+CAPTURE_THREAD_LOCAL = 1
 
 
 class Cuda:
-    """One GPU's primary context and one stream in it.
+    """One GPU's primary context, and one stream in it.
 
     Args:
         device: index of the GPU.
@@ -26,15 +31,22 @@ class Cuda:
         self._context = ctypes.c_void_p()
         self._stream = ctypes.c_void_p()
         self._memory: list[int] = []
+        self._pinned: list[int] = []
+        self._events: list[ctypes.c_void_p] = []
+        self._graph = ctypes.c_void_p()
         self._call("cuDeviceGet", ctypes.byref(self._device), device)
         self._call("cuDevicePrimaryCtxRetain", ctypes.byref(self._context), self._device)
-        self._call("cuCtxSetCurrent", self._context)
-        self._call("cuStreamCreate", ctypes.byref(self._stream), 0)
+        self.make_current()
+        self._call("cuStreamCreate", ctypes.byref(self._stream), STREAM_NON_BLOCKING)
 
     @property
     def stream(self) -> int:
         """The stream's handle."""
         return int(self._stream.value or 0)
+
+    def make_current(self) -> None:
+        """Let the calling thread use this GPU: a context belongs to a thread."""
+        self._call("cuCtxSetCurrent", self._context)
 
     def allocate(self, size: int) -> int:
         """Allocate `size` bytes on the GPU, freed by `close`; returns the address."""
@@ -42,6 +54,18 @@ class Cuda:
         self._call("cuMemAlloc_v2", ctypes.byref(address), ctypes.c_size_t(max(1, size)))
         self._memory.append(address.value)
         return address.value
+
+    def pinned(self, shape: tuple[int, ...], dtype: str) -> Array:
+        """Return an array in page-locked host memory, which copies reach without a detour.
+
+        It is freed by `close`, and must not be used after that.
+        """
+        size = max(1, int(np.prod(shape)) * np.dtype(dtype).itemsize)
+        address = ctypes.c_void_p()
+        self._call("cuMemHostAlloc", ctypes.byref(address), ctypes.c_size_t(size), 0)
+        self._pinned.append(int(address.value or 0))
+        memory = (ctypes.c_char * size).from_address(int(address.value or 0))
+        return np.ndarray(shape, dtype=dtype, buffer=memory)  # type: ignore[arg-type]
 
     def upload(self, address: int, array: Array) -> None:
         """Enqueue a copy of a contiguous array to the GPU."""
@@ -67,13 +91,60 @@ class Cuda:
         """Wait until the stream has nothing left to do."""
         self._call("cuStreamSynchronize", self._stream)
 
+    def events(self, count: int) -> list[ctypes.c_void_p]:
+        """Make events to record, destroyed by `close`."""
+        made = [ctypes.c_void_p() for _ in range(count)]
+        for event in made:
+            self._call("cuEventCreate", ctypes.byref(event), 0)
+            self._events.append(event)
+        return made
+
+    def record(self, event: ctypes.c_void_p) -> None:
+        """Enqueue an event: the GPU notes the time when it comes to it."""
+        self._call("cuEventRecord", event, self._stream)
+
+    def elapsed_ms(self, start: ctypes.c_void_p, end: ctypes.c_void_p) -> float:
+        """Milliseconds of the GPU's clock between two events that have both been reached."""
+        elapsed = ctypes.c_float()
+        self._call("cuEventElapsedTime", ctypes.byref(elapsed), start, end)
+        return float(elapsed.value)
+
+    def capture(self, enqueue: Callable[[], None]) -> None:
+        """Record what a call enqueues as a CUDA graph, for `launch`.
+
+        Raises:
+            UnavailableError: something that was enqueued cannot be captured.
+        """
+        graph = ctypes.c_void_p()
+        self._call("cuStreamBeginCapture_v2", self._stream, CAPTURE_THREAD_LOCAL)
+        try:
+            enqueue()
+        finally:
+            self._call("cuStreamEndCapture", self._stream, ctypes.byref(graph))
+        self._call(
+            "cuGraphInstantiateWithFlags", ctypes.byref(self._graph), graph, ctypes.c_uint64(0)
+        )
+        self._call("cuGraphDestroy", graph)
+
+    def launch(self) -> None:
+        """Enqueue the captured graph."""
+        self._call("cuGraphLaunch", self._graph, self._stream)
+
     def close(self) -> None:
-        """Free memory, stream and context."""
+        """Free memory, events, stream and context."""
+        library = self._library
+        if self._graph:
+            library.cuGraphExecDestroy(self._graph)
+        for event in self._events:
+            library.cuEventDestroy_v2(event)
         for address in self._memory:
-            self._library.cuMemFree_v2(ctypes.c_uint64(address))
-        self._memory.clear()
-        self._library.cuStreamDestroy_v2(self._stream)
-        self._library.cuDevicePrimaryCtxRelease_v2(self._device)
+            library.cuMemFree_v2(ctypes.c_uint64(address))
+        for address in self._pinned:
+            library.cuMemFreeHost(ctypes.c_void_p(address))
+        for each in (self._events, self._memory, self._pinned):
+            each.clear()
+        library.cuStreamDestroy_v2(self._stream)
+        library.cuDevicePrimaryCtxRelease_v2(self._device)
 
     def _call(self, name: str, *arguments: Any) -> None:
         _check(self._library, name, getattr(self._library, name)(*arguments))

@@ -10,20 +10,22 @@ from typing import Any, ClassVar
 import numpy as np
 
 from edgekit.bench.runtimes.base import Array, Availability, Feeds, IoSpec, check_feeds
+from edgekit.bench.runtimes.binding import Binding
 from edgekit.bench.runtimes.cuda import Cuda, device_name
 from edgekit.errors import UnavailableError, UsageError
 
-DEFAULTS: Mapping[str, Any] = {"device": 0, "transfers": True}
+DEFAULTS: Mapping[str, Any] = {"device": 0, "transfers": True, "cuda_graph": False}
 
 
 class TensorRt:
-    """A built engine, with one execution context and its own stream.
+    """A built engine; each binding has an execution context and a stream of its own.
 
     Args:
         model: the engine file, built for this GPU.
         options: any of
             `device`: index of the GPU (default 0);
-            `transfers`: copy inputs to the GPU and outputs back in every timed run (default true).
+            `transfers`: copy inputs to the GPU and outputs back in every timed run (default true);
+            `cuda_graph`: record a run as a CUDA graph, and time its launch (default false).
     """
 
     MODULE: ClassVar[str] = "tensorrt"
@@ -43,8 +45,7 @@ class TensorRt:
         self._wanted = {**DEFAULTS, **wanted}
         self._cuda: Cuda | None = None
         self._engine: Any = None
-        self._context: Any = None
-        self._memory: dict[str, tuple[int, int]] = {}
+        self._bindings: list[Binding] = []
         self.inputs: tuple[IoSpec, ...] = ()
         self.outputs: tuple[IoSpec, ...] = ()
         self.options: Mapping[str, Any] = {}
@@ -85,19 +86,24 @@ class TensorRt:
 
     def infer(self, feeds: Feeds) -> dict[str, Array]:
         """Run once; see the protocol."""
-        run, outputs = self._bind(feeds, transfers=True)
-        run()
-        return outputs
+        binding = self._bind(feeds, transfers=True, graph=False)
+        try:
+            binding()
+            return binding.read()
+        finally:
+            binding.close()
+            self._bindings.remove(binding)
 
     def bind(self, feeds: Feeds) -> Callable[[], object]:
-        """Allocate once; the returned call enqueues one inference and waits for it."""
-        run, _ = self._bind(feeds, transfers=self._wanted["transfers"])
-        return run
+        """Allocate once; the returned call enqueues one inference and waits for it.
+
+        Its method `split` runs once and tells the host's time from the GPU's, by events.
+        """
+        wanted = self._wanted
+        return self._bind(feeds, transfers=wanted["transfers"], graph=wanted["cuda_graph"])
 
     def synchronize(self) -> None:
-        """Wait for the stream."""
-        if self._cuda is not None:
-            self._cuda.synchronize()
+        """Nothing to wait for: a run returns when its outputs are there."""
 
     @classmethod
     def _import(cls) -> ModuleType:
@@ -109,6 +115,9 @@ class TensorRt:
             ) from e
 
     def _load(self, library: ModuleType, gpu: str) -> None:
+        beside = self._model.with_name(f"{self._model.name}.json")
+        built = _build_facts(beside) if beside.is_file() else {}
+        self._check_fits(library, built, gpu)
         runtime = library.Runtime(library.Logger(library.Logger.ERROR))
         self._engine = runtime.deserialize_cuda_engine(self._model.read_bytes())
         if self._engine is None:
@@ -116,18 +125,30 @@ class TensorRt:
                 f"{library.__name__} {library.__version__} cannot load the engine {self._model}.",
                 f"Build it with this version for this GPU, {gpu}.",
             )
-        self._context = self._engine.create_execution_context()
-        if self._context is None:
-            raise UnavailableError(
-                f"There is not enough GPU memory to run {self._model.name}.", "Free some of it."
-            )
         specs = [self._spec(library, place) for place in range(self._engine.num_io_tensors)]
         self.inputs = tuple(spec for spec, is_input in specs if is_input)
         self.outputs = tuple(spec for spec, is_input in specs if not is_input)
         self.options = {**self._wanted, "gpu": gpu, "version": library.__version__}
-        beside = self._model.with_suffix(".json")
-        if beside.is_file():
-            self.options = {**self.options, "build": _build_facts(beside)}
+        if built:
+            self.options = {**self.options, "build": built}
+
+    def _check_fits(self, library: ModuleType, built: Mapping[str, Any], gpu: str) -> None:
+        """Refuse an engine of another version or GPU by its JSON: the library may crash on it."""
+        flags = " ".join(str(each).upper() for each in built.get("flags") or ())
+        made, have = str(built.get("version") or ""), str(library.__version__)
+        if made and made != have and "VERSION_COMPATIBLE" not in flags:
+            raise UsageError(
+                f"The engine {self._model} was built by {self.MODULE} {made}, and {have} is here.",
+                "Build it again with the version that runs it.",
+            )
+        wanted = [str(each) for each in built.get("compute_capabilities") or ()]
+        here = gpu.rpartition("(")[2].rstrip(")")
+        if wanted and here not in wanted and "HARDWARE_COMPATIB" not in flags:
+            raise UsageError(
+                f"The engine {self._model} was built for compute capability {', '.join(wanted)},"
+                f" and this GPU is {gpu}.",
+                "Build it for this GPU.",
+            )
 
     def _spec(self, library: ModuleType, place: int) -> tuple[IoSpec, bool]:
         name = self._engine.get_tensor_name(place)
@@ -146,65 +167,28 @@ class TensorRt:
         is_input = self._engine.get_tensor_mode(name) == library.TensorIOMode.INPUT
         return IoSpec(name, dtype, shape), is_input
 
-    def _bind(
-        self, feeds: Feeds, *, transfers: bool
-    ) -> tuple[Callable[[], object], dict[str, Array]]:
+    def _bind(self, feeds: Feeds, *, transfers: bool, graph: bool) -> Binding:
         check_feeds(self.inputs, feeds, self._model)
-        cuda, context = self._cuda, self._context
-        if cuda is None:
+        if self._engine is None:
             raise UsageError("The engine is not loaded.", "Use the runtime in a with statement.")
-        uploads = []
-        for spec in self.inputs:
-            array = np.ascontiguousarray(feeds[spec.name])
-            if not context.set_input_shape(spec.name, array.shape):
-                raise UsageError(
-                    f"Input {spec.name!r} of {self._model.name} may not have the shape "
-                    f"{list(array.shape)}.",
-                    "Give a shape inside the profile that the engine was built with.",
-                )
-            uploads.append((self._place(spec.name, array), array))
-        outputs = {spec.name: self._output(spec) for spec in self.outputs}
-        downloads = [(array, self._place(name, array)) for name, array in outputs.items()]
-        for address, array in uploads:
-            cuda.upload(address, array)
-        cuda.synchronize()
-
-        def run() -> None:
-            if transfers:
-                for address, array in uploads:
-                    cuda.upload(address, array)
-            if not context.execute_async_v3(cuda.stream):
-                raise UsageError(f"The engine {self._model} failed to run.", "Build it again.")
-            if transfers:
-                for array, address in downloads:
-                    cuda.download(array, address)
-            cuda.synchronize()
-
-        return run, outputs
-
-    def _output(self, spec: IoSpec) -> Array:
-        shape = tuple(self._context.get_tensor_shape(spec.name))
-        if any(size < 0 for size in shape):
-            raise UsageError(
-                f"The shape of output {spec.name!r} of {self._model.name} depends on the data.",
-                "Such engines cannot be measured yet.",
-            )
-        return np.empty(shape, dtype=spec.dtype)
-
-    def _place(self, name: str, array: Array) -> int:
-        """Point a tensor at memory of its own, kept from one binding to the next."""
-        if self._cuda is None:
-            raise UsageError("The engine is not loaded.", "Use the runtime in a with statement.")
-        address, size = self._memory.get(name, (0, -1))
-        if size < array.nbytes:
-            address = self._cuda.allocate(array.nbytes)
-            self._memory[name] = (address, array.nbytes)
-        self._context.set_tensor_address(name, address)
-        return address
+        binding = Binding(
+            self._engine,
+            self._model.name,
+            self.inputs,
+            self.outputs,
+            feeds,
+            device=self._wanted["device"],
+            transfers=transfers,
+            graph=graph,
+        )
+        self._bindings.append(binding)
+        return binding
 
     def _close(self) -> None:
-        self._context = self._engine = None
-        self._memory = {}
+        for binding in self._bindings:
+            binding.close()
+        self._bindings = []
+        self._engine = None
         if self._cuda is not None:
             self._cuda.close()
         self._cuda = None
@@ -217,8 +201,11 @@ class TensorRtRtx(TensorRt):
     PACKAGE: ClassVar[str] = "edgekit[tensorrt-rtx]"
 
 
-def _build_facts(path: Path) -> Any:
+def _build_facts(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text("utf-8"))
+        found = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as e:
         raise UsageError(f"{path} is not valid JSON: {e}.", "Build the engine again.") from e
+    if not isinstance(found, dict):
+        raise UsageError(f"{path} says nothing of an engine.", "Build the engine again.")
+    return found
