@@ -134,6 +134,14 @@ Roofline = Annotated[
         rich_help_panel=HOW,
     ),
 ]
+CudaGraph = Annotated[
+    bool,
+    typer.Option(
+        "--cuda-graph",
+        help="Run TensorRT engines as recorded CUDA graphs.",
+        rich_help_panel=HOW,
+    ),
+]
 Seed = Annotated[
     int, typer.Option("--seed", help="Every random choice comes from it.", rich_help_panel=HOW)
 ]
@@ -255,6 +263,7 @@ def request(models: list[Path], same_twice: bool = False, **given: Any) -> "Benc
                 "batch",
                 "layers",
                 "roofline",
+                "cuda_graph",
                 "power_mode",
                 "seed",
             )

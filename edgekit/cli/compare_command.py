@@ -28,6 +28,7 @@ def compare(
     sustained: options.Sustained = None,
     layers: options.Layers = False,
     roofline: options.Roofline = False,
+    cuda_graph: options.CudaGraph = False,
     seed: options.Seed = 0,
     device: options.Device = None,
     target: options.Target = None,

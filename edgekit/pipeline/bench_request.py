@@ -42,6 +42,7 @@ class BenchRequest:
         meters: energy meters to try, best first; None takes the target's.
         layers: time each layer, in a separate pass.
         roofline: measure the device's limits, and say which share each model reaches.
+        cuda_graph: run TensorRT engines as recorded CUDA graphs.
         power_mode: set the device's power mode, and put it back afterwards.
         seed: of the inputs, the order of blocks and the bootstrap.
         imports: modules that register the custom operators of a `.pt2`.
@@ -68,6 +69,7 @@ class BenchRequest:
     meters: tuple[str, ...] | None = None
     layers: bool = False
     roofline: bool = False
+    cuda_graph: bool = False
     power_mode: str | None = None
     seed: int = 0
     imports: tuple[str, ...] = ()

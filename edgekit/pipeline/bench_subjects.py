@@ -286,11 +286,18 @@ def _tensor_spec(spec: Any) -> Any:
 
 
 def options_of(request: BenchRequest, runtime: str) -> dict[str, Any]:
-    """The options of a runtime: threads, and ONNX Runtime's providers."""
+    """The options of a runtime: threads, ONNX Runtime's providers, TensorRT's CUDA graph."""
     target = request.loaded_target()
     options: dict[str, Any] = {"threads": request.threads or (target.threads if target else 1)}
     if request.providers and runtime == "onnxruntime":
         options["providers"] = tuple(map(provider_name, request.providers))
+    if request.cuda_graph:
+        if not runtime.startswith("tensorrt"):
+            raise UsageError(
+                f"--cuda-graph is for TensorRT engines, and {runtime} runs here.",
+                "Leave --cuda-graph out.",
+            )
+        options["cuda_graph"] = True
     return options
 
 

@@ -46,6 +46,7 @@ class Binding:
     ) -> None:
         self._name, self._transfers, self._graph = name, transfers, graph
         self._thread = threading.get_ident()
+        self._shapes = {spec.name: feeds[spec.name].shape for spec in inputs}
         self._cuda = Cuda(device)
         self._context: Any = None
         self._uploads: list[tuple[int, Array]] = []
@@ -74,6 +75,15 @@ class Binding:
         else:
             self._enqueue_all()
         self._cuda.synchronize()
+
+    def takes(self, feeds: Feeds) -> bool:
+        """Whether other arrays have the shapes that this binding was made for."""
+        return {name: array.shape for name, array in feeds.items()} == self._shapes
+
+    def feed(self, feeds: Feeds) -> None:
+        """Take other inputs of the same shapes; runs with transfers bring them to the GPU."""
+        for (_, staged), name in zip(self._uploads, self._shapes, strict=True):
+            np.copyto(staged, feeds[name])
 
     def split(self) -> dict[str, float]:
         """Run once, and say where its time went, in milliseconds.

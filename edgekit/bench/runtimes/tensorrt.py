@@ -46,6 +46,7 @@ class TensorRt:
         self._cuda: Cuda | None = None
         self._engine: Any = None
         self._bindings: list[Binding] = []
+        self._last: Binding | None = None
         self.inputs: tuple[IoSpec, ...] = ()
         self.outputs: tuple[IoSpec, ...] = ()
         self.options: Mapping[str, Any] = {}
@@ -86,13 +87,17 @@ class TensorRt:
 
     def infer(self, feeds: Feeds) -> dict[str, Array]:
         """Run once; see the protocol."""
-        binding = self._bind(feeds, transfers=True, graph=False)
-        try:
-            binding()
-            return binding.read()
-        finally:
-            binding.close()
-            self._bindings.remove(binding)
+        if self._last is not None and self._last.takes(feeds):
+            check_feeds(self.inputs, feeds, self._model)
+            self._last.feed(feeds)
+        else:
+            if self._last is not None:
+                self._bindings.remove(self._last)
+                self._last.close()
+                self._last = None
+            self._last = self._bind(feeds, transfers=True, graph=False)
+        self._last()
+        return self._last.read()
 
     def bind(self, feeds: Feeds) -> Callable[[], object]:
         """Allocate once; the returned call enqueues one inference and waits for it.
@@ -187,7 +192,7 @@ class TensorRt:
     def _close(self) -> None:
         for binding in self._bindings:
             binding.close()
-        self._bindings = []
+        self._bindings, self._last = [], None
         self._engine = None
         if self._cuda is not None:
             self._cuda.close()
