@@ -58,6 +58,7 @@ class Energy:
         method: such as `counter, edge-aligned`.
         period_s: the sensor's measured period in seconds, None where unknown.
         windows: number of windows; each is one replicate.
+        power_w: joules a second while it ran, at the rate that the note says.
     """
 
     energy_j: Figure
@@ -68,12 +69,13 @@ class Energy:
     method: str = ""
     period_s: float | None = None
     windows: int = 0
+    power_w: Figure = field(default_factory=lambda: Figure.unavailable("W", "Not measured."))
 
     @classmethod
     def unavailable(cls, reason: str) -> "Energy":
         """No energy, and why."""
         figure = Figure.unavailable("J", reason)
-        return cls(figure, figure)
+        return cls(figure, figure, power_w=Figure.unavailable("W", reason))
 
 
 @dataclass(frozen=True)
@@ -348,6 +350,7 @@ def _subject(data: Mapping[str, Any]) -> SubjectResult:
         **data["energy"],
         "energy_j": Figure(**data["energy"]["energy_j"]),
         "net_energy_j": Figure(**data["energy"]["net_energy_j"]),
+        "power_w": Figure(**data["energy"]["power_w"]),
     }
     figures["throughput"] = Figure(**data["throughput"])
     late = data["deadline"]

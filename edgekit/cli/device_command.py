@@ -85,10 +85,10 @@ def _check_names(target: str | None, meters: list[str]) -> None:
 
         load(target)
     if meters:
-        from edgekit.bench.meters import make_meter
+        from edgekit.bench.meters import check_meter
 
         for meter in meters:
-            make_meter(meter)
+            check_meter(meter)
 
 
 @app.command(name="list")

@@ -104,8 +104,11 @@ class BenchRequest:
             from edgekit.pipeline.runtimes import check_name
 
             check_name(self.runtime)
-        for meter in self.meters or ():
-            check_meter(meter)
+        if self.meters:
+            from edgekit.bench.meters import check_meter
+
+            for meter in self.meters:
+                check_meter(meter)
 
     def loaded_target(self) -> targets.Target | None:
         """The target, None without one."""
@@ -176,19 +179,6 @@ class BenchRequest:
         if self.meters is None and meters:
             found = dataclasses.replace(found, meters=tuple(meters))
         return found
-
-
-def check_meter(text: str) -> None:
-    """Refuse a meter that does not exist, before an hour is measured without it.
-
-    Raises:
-        UsageError: the hint names the nearest.
-    """
-    from edgekit.bench import meters
-
-    name = text.partition(":")[0]
-    if name != "auto" and name not in {*meters.METERS, *getattr(meters, "PLANNED", ())}:
-        meters.make_meter(name)
 
 
 def nearest(name: str, known: Sequence[str], what: str) -> str:

@@ -1,10 +1,12 @@
 """Joules per inference of a model whose power is known, and every way in which there are none."""
 
-import dataclasses
+from dataclasses import replace
 
 import pytest
 
 from edgekit.bench import Protocol, bench
+from edgekit.bench.energy import expanded, measure_energy, open_meter
+from edgekit.bench.meters import ARGUMENTS, METERS
 from edgekit.bench.meters.counter import CounterMeter
 from edgekit.bench.protocol import Mode
 from edgekit.bench.runtimes import Availability
@@ -94,6 +96,55 @@ def test_two_models_get_their_own_joules(measured, clock):
     assert result.subject("b").energy.energy_j.value == pytest.approx(0.020, rel=0.01)
 
 
+def test_power_is_joules_a_second(measured, clock):
+    energy = measured(Board(clock)).subject("a").energy
+    assert energy.power_w.value == pytest.approx(40.0, rel=0.01)
+    assert (energy.power_w.unit, energy.power_w.label) == ("W", "measured")
+    assert "999.9 inferences a second" in energy.energy_j.note
+
+
+def test_at_a_rate_the_pauses_count(clock):
+    """1 ms of 40 W in every 20 ms, the rest at 10 W: 11.5 W, so 0.23 J for each inference."""
+    board = Board(clock)
+
+    def run():
+        board.busy_w = 30.0
+        clock.advance(1e6)
+        board.busy_w = 0.0
+
+    protocol = replace(PROTOCOL, mode=Mode("paced", rate_hz=50.0), window_s=5.0)
+    with board:
+        energy = measure_energy(board, [("a", run)], protocol, clock, lambda *_: None)[0]
+    assert energy.power_w.value == pytest.approx(11.5, rel=0.01)
+    assert energy.energy_j.value == pytest.approx(0.23, rel=0.01)
+    assert energy.net_energy_j.value == pytest.approx(0.03, rel=0.05)
+    assert "50 asked for" in energy.power_w.note
+
+
+def test_a_model_too_slow_for_its_rate_runs_on_without_pause(clock):
+    board = Board(clock)
+
+    def run():
+        board.busy_w = 30.0
+        clock.advance(50e6)
+        board.busy_w = 0.0
+
+    protocol = replace(PROTOCOL, mode=Mode("paced", rate_hz=50.0), window_s=5.0)
+    with board:
+        energy = measure_energy(board, [("a", run)], protocol, clock, lambda *_: None)[0]
+    assert energy.power_w.value == pytest.approx(40.0, rel=0.01)
+    assert energy.energy_j.note.count("20 inferences a second, 50 asked for") == 1
+
+
+def test_auto_is_every_meter_that_needs_no_argument_and_no_estimate():
+    names = list(expanded(["nvml", "auto", "estimate"]))
+    assert names[0] == "nvml"
+    assert sorted(names) == sorted(set(METERS) - set(ARGUMENTS))
+    assert list(expanded(["estimate"])) == []
+    assert open_meter(["auto"])[0] is not None or "edgekit meters" in open_meter(["auto"])[1]
+    assert open_meter(["ina3221", "csv:/nowhere/p.csv"])[1].endswith("no folder /nowhere.")
+
+
 def test_a_run_whose_idle_power_moved_is_invalid(measured, clock):
     board = Board(clock)
     began = clock.now
@@ -169,7 +220,7 @@ def test_energy_at_a_rate_counts_the_time_between_inferences(clock, fake):
         return 0
 
     subjects, opener, _ = fake(a=busy)
-    protocol = dataclasses.replace(PROTOCOL, mode=Mode("paced", rate_hz=100.0))
+    protocol = replace(PROTOCOL, mode=Mode("paced", rate_hz=100.0))
     result = bench(subjects, protocol, meters=[board], clock=clock, opener=opener)
     energy = result.subject("a").energy
     assert energy.energy_j.value == pytest.approx(0.13, rel=0.01)
@@ -178,7 +229,7 @@ def test_energy_at_a_rate_counts_the_time_between_inferences(clock, fake):
 
 def test_energy_of_several_streams_is_not_there(clock, fake):
     subjects, opener, _ = fake(a=lambda *_: 1e6)
-    protocol = dataclasses.replace(PROTOCOL, mode=Mode("streams", streams=2))
+    protocol = replace(PROTOCOL, mode=Mode("streams", streams=2))
     result = bench(subjects, protocol, meters=[Board(clock)], clock=clock, opener=opener)
     assert "one stream" in result.subject("a").energy.energy_j.note
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgekit.bench.meters import make_meter
+from edgekit.bench.meters import check_meter
 from edgekit.bench.meters.ina3221 import Ina3221
 from edgekit.bench.meters.nvml import Nvml
+from edgekit.bench.meters.odpm import Odpm
 from edgekit.bench.meters.rapl import Rapl
 from edgekit.bench.meters.replay import Replay
 from edgekit.bench.meters.sampled import trapezoid
@@ -212,7 +213,7 @@ def jetson(tmp_path):
 
 def test_ina3221_takes_the_total_and_adds_no_rail_to_it(clock, jetson):
     current = jetson / "sys/class/hwmon/hwmon3/curr1_input"
-    meter = Ina3221(jetson, clock, background=False)
+    meter = Ina3221(jetson, clock, sampler=None)
     with meter, meter.window(loaded(clock, 0.005)) as window:
         assert meter.primary == ("VDD_IN",)
         assert meter.period_s == pytest.approx(0.02)
@@ -229,12 +230,46 @@ def test_ina3221_takes_the_total_and_adds_no_rail_to_it(clock, jetson):
 
 def test_ina238_shows_power_itself(clock, tmp_path):
     ina(tmp_path / "sys/class/hwmon/hwmon0", name="ina238", power1_input=7_500_000)
-    with Ina3221(tmp_path, clock, background=False) as meter:
+    with Ina3221(tmp_path, clock, sampler=None) as meter:
         assert meter.read_watts() == {"VDD_IN": 7.5}
 
 
+def test_several_ina238_without_labels_do_not_hide_each_other(clock, tmp_path):
+    ina(tmp_path / "sys/class/hwmon/hwmon0", name="ina238", power1_input=7_500_000)
+    ina(tmp_path / "sys/class/hwmon/hwmon1", name="ina238", power1_input=1_500_000)
+    ina(tmp_path / "sys/class/hwmon/hwmon2", name="acpitz", power1_input=9_000_000)
+    with Ina3221(tmp_path, clock, sampler=None) as meter:
+        assert meter.read_watts() == {"VDD_IN": 7.5, "hwmon1": 1.5}
+        assert meter.primary == ("VDD_IN",)
+
+
+def test_an_agx_orin_has_no_total_and_its_rails_are_added_once(clock, tmp_path):
+    rails = {"VDD_GPU_SOC": 3000, "VDD_CPU_CV": 1000, "VIN_SYS_5V0": 800}
+    files = {}
+    for place, (label, milliamperes) in enumerate(rails.items(), 1):
+        files |= {f"in{place}_label": label, f"in{place}_input": 5000}
+        files[f"curr{place}_input"] = milliamperes
+    ina(tmp_path / "sys/class/hwmon/hwmon3", **files)
+    ina(
+        tmp_path / "sys/class/hwmon/hwmon4",
+        in1_label="NC",
+        in1_input=0,
+        curr1_input=0,
+        in2_label="VDDQ_VDD2_1V8AO",
+        in2_input=5000,
+        curr2_input=200,
+        in3_label="VDD_OFF",
+        in3_enable=0,
+        in3_input=0,
+        curr3_input=0,
+    )
+    with Ina3221(tmp_path, clock, sampler=None) as meter:
+        assert set(meter.read_watts()) == {*rails, "VDDQ_VDD2_1V8AO"}
+        assert meter.primary == tuple(rails)
+
+
 def test_a_gap_in_the_samples_makes_the_window_invalid(clock, jetson):
-    meter = Ina3221(jetson, clock, background=False)
+    meter = Ina3221(jetson, clock, sampler=None)
     with meter:
         with meter.window() as window:
             window.keep(0.5)
@@ -243,7 +278,7 @@ def test_a_gap_in_the_samples_makes_the_window_invalid(clock, jetson):
 
 
 def test_a_sensor_that_vanishes_is_an_error_and_no_zero(clock, jetson):
-    meter = Ina3221(jetson, clock, background=False)
+    meter = Ina3221(jetson, clock, sampler=None)
     with meter, meter.window() as window:
         (jetson / "sys/class/hwmon/hwmon3/in1_input").unlink()
         with pytest.raises(UnavailableError, match="in1_input"):
@@ -254,11 +289,11 @@ def test_a_sensor_that_vanishes_is_an_error_and_no_zero(clock, jetson):
 def test_the_background_thread_samples_and_stops(jetson):
     with Ina3221(jetson) as meter:
         with meter.window() as window:
-            while len(window._samples) < 4:
+            while window.samples < 4:
                 window.keep(0.02)
-        count = len(window._samples)
+        count = window.samples
         window.keep(0.06)
-        assert len(window._samples) == count
+        assert window.samples == count
         assert window.reading.domains_j["VDD_IN"] > 0
 
 
@@ -303,7 +338,7 @@ def test_a_trace_that_does_not_cover_the_window_or_has_a_gap_is_refused(clock, t
 @pytest.mark.parametrize(
     ("rows", "header", "says"),
     [
-        (["0,1", "1,1"], "t,watts", "lacks"),
+        (["0,1", "1,1"], "moment,watts", "lacks"),
         (["0,1"], "time_s,watts", "lacks"),
         (["0,1", "1,x"], "time_s,watts", "not all numbers"),
         (["1,1", "0,1"], "time_s,watts", "ascend"),
@@ -398,10 +433,66 @@ def test_nvml_without_the_package_says_so(monkeypatch):
     assert "nvidia-ml-py" in Nvml().probe().reason
 
 
-def test_names_of_meters_are_checked():
-    with pytest.raises(UsageError, match="'rapi'") as raised:
-        make_meter("rapi")
-    assert "'rapl'" in raised.value.hint
+@pytest.mark.parametrize(
+    ("text", "says", "hint"),
+    [
+        ("rapi", "no meter 'rapi'", "'rapl'"),
+        ("rapl:0", "takes no argument", "--meter rapl"),
+        ("csv", "needs a file", "csv:FILE"),
+        ("csv:p.csv,volts=much", "no number", "volts=3.7"),
+        ("csv:p.csv,volts=0", "not over 0", "volts=3.7"),
+        ("command:", "needs a program", "command:PROGRAM"),
+        ("command:watts 'on", "cannot be read", "quotes"),
+        ("estimates", "no meter", "'estimate'"),
+    ],
+)
+def test_names_of_meters_are_checked(text, says, hint):
+    with pytest.raises(UsageError, match=says) as raised:
+        check_meter(text)
+    assert hint in raised.value.hint
+
+
+@pytest.mark.parametrize(
+    "text", ["auto", "estimate", "csv:a,b.csv,volts=3.7,wait=9", "command:x y"]
+)
+def test_names_with_arguments_are_taken(text):
+    check_meter(text)
+
+
+def test_a_counter_whose_rails_may_rest_is_not_stuck(clock, tmp_path):
+    file = tmp_path / "sys/bus/iio/devices/iio:device0/energy_value"
+    file.parent.mkdir(parents=True)
+
+    shown = None
+
+    def move(now):
+        nonlocal shown
+        if now // 10_000_000 == shown:
+            return
+        shown = now // 10_000_000
+        t = shown * 10.0
+        file.write_text(
+            f"t={t:.0f}\nCH0(T={t:.0f})[S2M_VDD_CPUCL2], {t * 2500:.0f}\n"
+            f"CH1(T={t:.0f})[VSYS_PWR_MODEM], 1234\n",
+            encoding="utf-8",
+        )
+
+    move(clock.now)
+    clock.listeners.append(move)
+    with Odpm(tmp_path, clock) as meter, meter.window(loaded(clock, 2e-3)) as window:
+        window.keep(1.0)
+    joules = window.reading.domains_j
+    assert joules["S2M_VDD_CPUCL2"] / window.reading.duration_s == pytest.approx(2.5, rel=0.01)
+    assert joules["VSYS_PWR_MODEM"] == 0.0
+    assert window.reading.period_s == pytest.approx(0.01, rel=0.1)
+
+
+def test_odpm_without_a_monitor_or_with_an_unknown_one_says_so(tmp_path):
+    assert "no power monitor" in Odpm(tmp_path).probe().reason
+    file = tmp_path / "sys/bus/iio/devices/iio:device0/energy_value"
+    file.parent.mkdir(parents=True)
+    file.write_text("12345\n", encoding="utf-8")
+    assert "names no rail" in Odpm(tmp_path).probe().reason
 
 
 def test_fake_counter_is_what_it_says(clock, zones):

@@ -124,14 +124,14 @@ def _probe(post: Callable[[Message], None], skip: set[str]) -> int:
 
 
 def _probe_parts(look: Callable[[str, Callable[[], dict[str, Any]]], None], skip: set[str]) -> None:
-    from edgekit.bench.meters import METERS, make_meter
+    from edgekit.bench.meters import METERS, probe_meter
     from edgekit.bench.runtimes import RUNTIMES, runtime_class
 
     def runtime(name: str) -> dict[str, Any]:
         return {"runtimes": {name: asdict(runtime_class(name).probe())}}
 
     def meter(name: str) -> dict[str, Any]:
-        return {"meters": {name: asdict(make_meter(name).probe())}}
+        return {"meters": {name: asdict(probe_meter(name))}}
 
     for name in RUNTIMES:
         if f"module:{name}" not in skip:

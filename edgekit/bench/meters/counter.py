@@ -89,9 +89,11 @@ class CounterWindow:
         self.poll()
         duration = (self._last_ns - self._began_ns) / 1e9
         unit = self._meter.joules_per_tick
-        for domain in self._meter.primary:
-            if self._ticks[domain] == 0 and duration > 20 * (self._meter.period_s or 0.1):
-                self._invalid = f"{domain} did not move in {duration:.1f} s"
+        still = [domain for domain in self._meter.primary if self._ticks[domain] == 0]
+        if self._meter.may_rest and len(still) < len(self._meter.primary):
+            still = []
+        if still and duration > 20 * (self._meter.period_s or 0.1):
+            self._invalid = f"{still[0]} did not move in {duration:.1f} s"
         self._reading = EnergyReading(
             {domain: ticks * unit for domain, ticks in self._ticks.items()},
             duration,
@@ -112,7 +114,7 @@ class CounterWindow:
 
     def _wait_for_edge(self) -> None:
         first = self._meter.read_ticks()
-        end = self._clock.ns() + int(PATIENCE_S * 1e9)
+        end = self._clock.ns() + int(self._meter.patience_s * 1e9)
         pause = min(1e-3, (self._meter.period_s or 1e-3) / 20)
         while True:
             if self._load is None:
@@ -136,6 +138,8 @@ class CounterMeter:
         joules_per_tick: the counter's unit.
         primary: domains whose sum is the whole.
         clock: time.
+        patience_s: a counter that does not move for so long is stuck; 3 s where None.
+        may_rest: a domain that does not move is off, as long as another one moves.
     """
 
     label: Literal["measured", "estimated"] = "measured"
@@ -149,7 +153,10 @@ class CounterMeter:
         joules_per_tick: float,
         primary: tuple[str, ...],
         clock: Clock | None = None,
+        patience_s: float | None = None,
+        may_rest: bool = False,
     ) -> None:
+        self.patience_s, self.may_rest = patience_s or PATIENCE_S, may_rest
         self.name, self.read_ticks = name, read
         self.ranges, self.joules_per_tick, self.primary = ranges, joules_per_tick, primary
         self.clock: Clock = clock or SystemClock()
@@ -159,17 +166,21 @@ class CounterMeter:
         """Ticks of the primary domains: what an edge is seen on."""
         return tuple(ticks[domain] for domain in self.primary)
 
-    def measure_period(self) -> float:
+    def measure_period(self, wanted: int = EDGES, pause_s: float = 5e-5) -> float:
         """Measure how often the counter moves, in seconds.
+
+        Args:
+            wanted: steps to look at.
+            pause_s: between two looks.
 
         Raises:
             UnavailableError: it does not move.
         """
         ns = self.clock.ns
-        end = ns() + int(PATIENCE_S * 1e9)
+        end = ns() + int(self.patience_s * 1e9)
         last, edges = self.edge_ticks(self.read_ticks()), list[int]()
-        while ns() < end and len(edges) <= EDGES:
-            self.clock.sleep(5e-5)
+        while ns() < end and len(edges) <= wanted:
+            self.clock.sleep(pause_s)
             now = self.edge_ticks(self.read_ticks())
             if now != last:
                 edges.append(ns())
@@ -222,6 +233,6 @@ class _Poller:
 
 def _stuck(meter: CounterMeter) -> UnavailableError:
     return UnavailableError(
-        f"{meter.name}: the energy counter did not move in {PATIENCE_S:.0f} s.",
+        f"{meter.name}: the energy counter did not move in {meter.patience_s:.0f} s.",
         "The counter is stuck or not wired up: use another meter.",
     )

@@ -1,20 +1,24 @@
 """INA3221 and INA238 power monitors (Jetson boards), through Linux's hwmon interface.
 
 `in*_input` is in millivolts, `curr*_input` in milliamperes, `power*_input` in microwatts
-(Documentation/hwmon/sysfs-interface.rst). VDD_IN is the board's total: rails are parts of it and
-are never added to it. The INA3221's seventh input is the sum of the shunts and is no rail.
+(Documentation/hwmon/sysfs-interface.rst). VDD_IN (Orin NX and Nano, Xavier NX), POM_5V_IN (the
+first Nano) and VIN (Thor) are the module's total: rails are parts of it and are never added to it.
+An AGX Orin has no total; its rails are added up, but for VDDQ_VDD2_1V8AO, which VIN_SYS_5V0 feeds.
+The INA3221's sum of the shunts is no rail, and a channel that is off or labelled NC is none either.
 """
 
 from pathlib import Path
 from types import TracebackType
 
-from edgekit.bench.meters.sampled import SampledMeter, Watts
+from edgekit.bench.meters.sampled import SampledMeter, Sampler, Watts, in_thread
 from edgekit.bench.protocol import Clock
 from edgekit.bench.runtimes.base import Availability
 from edgekit.errors import UnavailableError
 
 CHIPS = ("ina3221", "ina238")
-TOTALS = ("VDD_IN", "VIN_SYS_5V0", "VIN")
+TOTALS = ("VDD_IN", "POM_5V_IN", "VIN")
+FED_BY = {"VDDQ_VDD2_1V8AO": "VIN_SYS_5V0"}
+NO_RAIL = ("", "NC")
 DEFAULT_PERIOD_S = 0.1
 
 
@@ -24,11 +28,15 @@ class Ina3221(SampledMeter):
     Args:
         root: the file system's root.
         clock: time.
-        background: sample in a thread.
+        sampler: polls windows in the background; None: the caller does.
     """
 
     def __init__(
-        self, root: Path = Path("/"), clock: Clock | None = None, *, background: bool = True
+        self,
+        root: Path = Path("/"),
+        clock: Clock | None = None,
+        *,
+        sampler: Sampler | None = in_thread,
     ) -> None:
         self._folder = root / "sys/class/hwmon"
         self._rails: dict[str, tuple[Path, ...]] = {}
@@ -38,7 +46,7 @@ class Ina3221(SampledMeter):
             primary=(),
             period_s=DEFAULT_PERIOD_S,
             clock=clock,
-            background=background,
+            sampler=sampler,
         )
 
     def probe(self) -> Availability:
@@ -64,7 +72,8 @@ class Ina3221(SampledMeter):
             raise UnavailableError(state.reason, state.fix)
         self._rails = self._find()
         totals = tuple(name for name in TOTALS if name in self._rails)
-        self.primary = totals[:1] or tuple(self._rails)
+        parts = tuple(name for name in self._rails if FED_BY.get(name) not in self._rails)
+        self.primary = totals[:1] or parts
         for chip in self._chips():
             text = _text(chip / "update_interval")
             if text.isdigit() and int(text) > 0:
@@ -89,13 +98,16 @@ class Ina3221(SampledMeter):
         rails: dict[str, tuple[Path, ...]] = {}
         for chip in self._chips():
             if (chip / "power1_input").exists():
-                rails[_text(chip / "power1_label") or "VDD_IN"] = (chip / "power1_input",)
+                label = _text(chip / "power1_label") or _text(chip / "in1_label") or "VDD_IN"
+                # Two monitors without labels: the first is at the input, by its address.
+                rails[label if label not in rails else chip.name] = (chip / "power1_input",)
                 continue
             for current in sorted(chip.glob("curr[0-9]*_input")):
                 channel = current.name[len("curr") : -len("_input")]
                 label = _text(chip / f"in{channel}_label")
                 volts = chip / f"in{channel}_input"
-                if volts.exists() and label and "sum" not in label.lower():
+                on = _text(chip / f"in{channel}_enable") != "0"
+                if volts.exists() and on and label not in NO_RAIL and "sum" not in label.lower():
                     rails[label] = (volts, current)
         return rails
 

@@ -1,20 +1,21 @@
-"""Replay of a recorded trace of power: an external meter's export, or a test without a sensor.
+"""Replay of a recorded trace of power whose clock is known: for Python, and tests without a sensor.
 
-CSV with a header; columns `time_s` and either `watts` or `volts` and `amperes`. Times are seconds
-on any clock; `offset_s` aligns it with the harness's.
+Times are seconds on any clock; `offset_s` aligns it with the harness's. An external meter whose
+offset is not known is the meter `csv`, which finds it.
 """
 
-import csv
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Literal
+from typing import Protocol as Interface
 
 import numpy as np
 
 from edgekit.bench.meters.base import EnergyReading, Load
-from edgekit.bench.meters.sampled import MAX_GAP_PERIODS, trapezoid
+from edgekit.bench.meters.sampled import MAX_GAP_PERIODS
+from edgekit.bench.meters.trace import Floats, PtDaemon, integrate, layout_of, merged
 from edgekit.bench.protocol import Clock, SystemClock, time_block
 from edgekit.bench.runtimes.base import Availability
 from edgekit.errors import UnavailableError, UsageError
@@ -39,8 +40,8 @@ class Replay:
         self.path, self.primary, self.offset_s = path, (domain,), offset_s
         self.clock: Clock = clock or SystemClock()
         self.period_s: float | None = None
-        self._times: list[float] = []
-        self._watts: list[float] = []
+        self._times: Floats = np.zeros(0)
+        self._watts: Floats = np.zeros(0)
 
     def probe(self) -> Availability:
         """Say whether the trace can be read."""
@@ -53,7 +54,7 @@ class Replay:
     def __enter__(self) -> "Replay":
         """Read the trace."""
         times, self._watts = read_trace(self.path)
-        self._times = [moment + self.offset_s for moment in times]
+        self._times = times + self.offset_s
         self.period_s = float(np.median(np.diff(self._times)))
         return self
 
@@ -66,10 +67,10 @@ class Replay:
         """Nothing to close."""
 
     @contextmanager
-    def window(self, load: Load | None = None, *, align: bool = True) -> Iterator["ReplayWindow"]:
+    def window(self, load: Load | None = None, *, align: bool = True) -> Iterator["TraceWindow"]:
         """Open a window on the trace; see `Meter`."""
         del align
-        window = ReplayWindow(self, load)
+        window = TraceWindow(self, load)
         yield window
         window.end_s = self.clock.ns() / 1e9
 
@@ -79,27 +80,31 @@ class Replay:
         Raises:
             UnavailableError: the trace does not cover the time, or has a gap in it.
         """
-        times, watts = np.array(self._times), np.array(self._watts)
+        times = self._times
         if begin_s < times[0] or end_s > times[-1]:
             raise UnavailableError(
                 f"{self.path.name} does not cover the whole window.",
                 "Record longer, or correct the offset of the clocks.",
             )
-        inside = (times > begin_s) & (times < end_s)
-        moments = np.concatenate(([begin_s], times[inside], [end_s]))
-        period = self.period_s or 0.0
-        if float(np.max(np.diff(moments))) > MAX_GAP_PERIODS * period:
-            raise UnavailableError(
-                f"{self.path.name} has a gap of {float(np.max(np.diff(moments))):.3f} s.",
-                "Record again.",
-            )
-        joules = trapezoid(moments.tolist(), np.interp(moments, times, watts).tolist())
+        joules, gap = integrate(times, self._watts, begin_s, end_s)
+        if gap > MAX_GAP_PERIODS * (self.period_s or 0.0):
+            raise UnavailableError(f"{self.path.name} has a gap of {gap:.3f} s.", "Record again.")
         return EnergyReading(
             {self.primary[0]: joules}, end_s - begin_s, "recorded, trapezoid", self.period_s
         )
 
 
-class ReplayWindow:
+class Trace(Interface):
+    """What a `TraceWindow` reads: a recording on the harness's clock."""
+
+    clock: Clock
+
+    def between(self, begin_s: float, end_s: float) -> EnergyReading:
+        """Integrate between two moments of the harness's clock."""
+        ...
+
+
+class TraceWindow:
     """A window on a trace; see `Window`.
 
     Attributes:
@@ -107,7 +112,7 @@ class ReplayWindow:
         end_s: when it closed, None while it is open.
     """
 
-    def __init__(self, meter: Replay, load: Load | None) -> None:
+    def __init__(self, meter: Trace, load: Load | None) -> None:
         self.runs = 0
         self.end_s: float | None = None
         self._meter, self._load = meter, load
@@ -129,42 +134,25 @@ class ReplayWindow:
         return self._meter.between(self._begin_s, self.end_s)
 
 
-def read_trace(path: Path) -> tuple[list[float], list[float]]:
-    """Read a CSV of power.
+def read_trace(path: Path) -> tuple[Floats, Floats]:
+    """Read a recording of power; see `trace.py` for what it may look like.
 
     Returns:
-        Times in seconds, ascending, and watts.
+        Times in seconds, ascending, and watts, each of shape (n,).
 
     Raises:
         UsageError: the file is missing, lacks a column, or is not a table of numbers.
     """
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+        lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as e:
         raise UsageError(f"The trace {path} cannot be read: {e}.", "Check the path.") from e
-    columns = set(rows[0]) if rows else set()
-    power = _power_of(columns)
-    if power is None or "time_s" not in columns or len(rows) < 2:
-        raise UsageError(
-            f"The trace {path} lacks columns or rows.",
-            "It needs time_s, and watts or volts and amperes, in at least two rows.",
-        )
+    layout = layout_of(lines[0] if lines else "", str(path))
+    rows = lines if isinstance(layout, PtDaemon) else lines[1:]
+    if len(rows) < 2:
+        raise UsageError(f"The trace {path} lacks rows.", "It needs two or more.")
     try:
-        times = [float(row["time_s"]) for row in rows]
-        watts = [power(row) for row in rows]
-    except (TypeError, ValueError) as e:
+        times, watts = layout.power(rows)
+    except (KeyError, ValueError) as e:
         raise UsageError(f"The trace {path} is not all numbers: {e}.", "Check the file.") from e
-    if not np.isfinite([times, watts]).all() or (np.diff(times) <= 0).any():
-        raise UsageError(
-            f"The times of {path} do not ascend, or a value is not finite.", "Check the file."
-        )
-    return times, watts
-
-
-def _power_of(columns: Iterable[str]) -> Callable[[dict[str, str]], float] | None:
-    if "watts" in columns:
-        return lambda row: float(row["watts"])
-    if "volts" in columns and "amperes" in columns:
-        return lambda row: float(row["volts"]) * float(row["amperes"])
-    return None
+    return merged(times, watts, str(path))
