@@ -16,7 +16,7 @@ from the header, so that these need no settings:
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 
 import numpy as np
 import numpy.typing as npt
@@ -84,7 +84,7 @@ class PtDaemon:
         for line in lines:
             cells = [cell.strip() for cell in line.split(",")]
             pairs = dict(zip(cells[::2], cells[1::2], strict=False))
-            moment = datetime.strptime(pairs["Time"], _PTDAEMON).replace(tzinfo=UTC)
+            moment = datetime.strptime(pairs["Time"], _PTDAEMON).replace(tzinfo=timezone.utc)  # noqa: UP017 - Python 3.10 on devices
             times.append(moment.timestamp())
             watts.append(float(pairs["Watts"]))
         return np.array(times), np.array(watts)
