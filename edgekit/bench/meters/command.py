@@ -104,12 +104,13 @@ class Command(SampledMeter):
             raise
         if self._ended:
             self._stop()
-            self.holds, self.period_s = False, CALL_PERIOD_S
+            self.holds = self.collects = False
+            self.period_s = CALL_PERIOD_S
             before = self.clock.ns()
             self._call()
             self.period_s = max(CALL_PERIOD_S, 2 * (self.clock.ns() - before) / 1e9)
         else:
-            self.holds = True
+            self.holds = self.collects = True
             gaps = [late - early for (_, early, _), (_, late, _) in pairwise(lines)]
             self.period_s = max(LEAST_PERIOD_S, float(np.median(gaps)))
         return self

@@ -49,6 +49,7 @@ class SampledWindow:
         self.runs = self.samples = 0
         self._meter, self._load, self._clock = meter, load, meter.clock
         self._align, self._holds = align, align and meter.holds
+        self._runs_to_samples = align and load is not None and not meter.collects
         self._lock = threading.Lock()
         self._joules: dict[str, float] = {}
         self._last: Sample | None = None
@@ -64,7 +65,7 @@ class SampledWindow:
         """
         if self._holds:
             self._wait_for_update()
-        if sampled and self._align and self._load is not None:
+        if sampled and self._runs_to_samples:
             self._run_to_sample()
             with self._lock:
                 self._joules = dict.fromkeys(self._joules, 0.0)
@@ -119,7 +120,9 @@ class SampledWindow:
     def close(self, *, sampled: bool) -> None:
         """End the window; see `open`. A value that is held then is one of the window."""
         if self._failure is None:
-            if sampled and self._align and self._load is not None:
+            if self._holds and self._meter.collects:
+                self._wait_for_update()
+            if sampled and self._runs_to_samples:
                 self._run_to_sample()
             else:
                 self.poll()
@@ -193,8 +196,12 @@ class SampledMeter:
         clock: time.
         sampler: polls a window in the background; None: the caller polls.
         holds: the sensor holds its value until it updates it.
+
+    Attributes:
+        collects: samples come by themselves, with their time; `samples` only hands them on.
     """
 
+    collects = False
     label: Literal["measured", "estimated"] = "measured"
 
     def __init__(
