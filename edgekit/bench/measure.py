@@ -121,9 +121,10 @@ def load(
     subject: Subject, protocol: Protocol, clock: Clock, opener: Opener, high: HighWater
 ) -> Loaded:
     """Load a subject, bind its feeds and run it once, timing each."""
+    runtime = opener(subject)
+    runtime.probe()  # imports the library: neither its time nor its memory are the model's
     high.reset()
     before = rss_bytes()
-    runtime = opener(subject)
     began = clock.ns()
     runtime.__enter__()
     try:

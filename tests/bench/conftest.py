@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgekit.bench import Subject
-from edgekit.bench.runtimes import IoSpec
+from edgekit.bench.runtimes import Availability, IoSpec
 
 
 class FakeClock:
@@ -46,6 +46,10 @@ class FakeRuntime:
         self.options: Mapping[str, object] = {"fake": True}
         self.count = 0
         self.entered = self.left = 0
+
+    @classmethod
+    def probe(cls):
+        return Availability(ok=True, reason="A fake.")
 
     def __enter__(self):
         self.entered += 1
