@@ -100,7 +100,7 @@ def run_one(key: str, work: Path) -> dict[str, Any]:
     return record
 
 
-def captured(net: Any, example: dict[str, Any], record: dict[str, Any]) -> Any:
+def captured(net: Any, example: tuple[Any, ...], record: dict[str, Any]) -> Any:
     """Capture with a symbolic batch where that goes."""
     from edgekit.graph.capture import capture
 
@@ -183,9 +183,9 @@ def warm_up(work: Path) -> None:
     torch.set_num_threads(1)
     net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 8, 1)).eval()
     record: dict[str, Any] = {}
-    program = capture(net, {"input": torch.randn(2, 3, 4, 4)}, dynamic=None)
+    program = capture(net, (torch.randn(2, 3, 4, 4),), dynamic=None)
     pruned, _ = prune(program)
-    export(pruned, work / "warm-up", record, Clock())
+    export(pruned, work / f"warm-up-{os.getpid()}", record, Clock())
 
 
 def _child(key: str, work: Path, log: Path) -> None:

@@ -56,7 +56,7 @@ class Entry:
         """Names the network in files and tables."""
         return f"{self.source}/{self.name}"
 
-    def build(self) -> tuple[nn.Module, dict[str, Tensor]]:
+    def build(self) -> tuple[nn.Module, tuple[Tensor, ...]]:
         """The network in eval mode with random weights, and an example of its inputs."""
         torch.manual_seed(0)
         if self.source == "timm":
@@ -64,7 +64,7 @@ class Entry:
 
             net = timm.create_model(self.name, pretrained=False)
             size = net.default_cfg["input_size"]
-            return net.eval(), {"x": torch.randn(2, *size)}
+            return net.eval(), (torch.randn(2, *size),)
         from torchvision.models import get_model
 
         # Flags of a training that no weights come with.
@@ -76,18 +76,18 @@ class Entry:
         return net.eval(), _torchvision_inputs(self.name)
 
 
-def _torchvision_inputs(name: str) -> dict[str, Tensor]:
+def _torchvision_inputs(name: str) -> tuple[Tensor, ...]:
     """The size that the network was made for, or its smallest where that is much work."""
     if name.startswith("raft"):
-        return {f"image{i}": torch.rand(2, 3, 128, 128) * 2 - 1 for i in (1, 2)}
+        return tuple(torch.rand(2, 3, 128, 128) * 2 - 1 for _ in range(2))
     if name.startswith(("mvit", "swin3d", "s3d")):
-        return {"x": torch.randn(2, 3, 16, 224, 224)}
+        return (torch.randn(2, 3, 16, 224, 224),)
     if name in ("mc3_18", "r2plus1d_18", "r3d_18"):
-        return {"x": torch.randn(2, 3, 16, 112, 112)}
+        return (torch.randn(2, 3, 16, 112, 112),)
     if "rcnn" in name or name.startswith(("fcos", "retinanet", "ssd")):
-        return {"images": torch.rand(2, 3, 320, 320)}
+        return (torch.rand(2, 3, 320, 320),)
     size = 299 if name == "inception_v3" else 224
-    return {"x": torch.randn(2, 3, size, size)}
+    return (torch.randn(2, 3, size, size),)
 
 
 def zoo() -> list[Entry]:
@@ -98,7 +98,7 @@ def zoo() -> list[Entry]:
     return [*(Entry("torchvision", n) for n in names), *(Entry("timm", n) for n in TIMM)]
 
 
-def enliven(net: nn.Module, example: dict[str, Tensor]) -> None:
+def enliven(net: nn.Module, example: tuple[Tensor, ...]) -> None:
     """Give constant weights some noise, and batch norms the statistics of one batch, in place.
 
     Layer scales of 1e-6, biases and position tables of zero and batch norms that have seen nothing
@@ -115,7 +115,7 @@ def enliven(net: nn.Module, example: dict[str, Tensor]) -> None:
         for norm in norms:
             norm.train()
             norm.momentum, norm._zoo_momentum = 1.0, norm.momentum
-        net(*example.values())
+        net(*example)
         for norm in norms:
             norm.momentum = norm._zoo_momentum
             norm.eval()

@@ -147,7 +147,9 @@ def finish(model: "ir.Model") -> "onnx.ModelProto":
 def _translate(program: "Program", opset: int) -> "ir.Model":
     import torch
 
-    with quiet():
+    # Without gradients: with them torch takes attention apart in another way than it planned with,
+    # and a view of its result fails.
+    with quiet(), torch.no_grad():
         try:
             made = torch.onnx.export(
                 program.exported, dynamo=True, opset_version=opset, verbose=False, optimize=True

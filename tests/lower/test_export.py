@@ -138,6 +138,29 @@ def test_attention_recurrence_and_integer_inputs(tmp_path: Path) -> None:
     assert "embed" in report.names.values()
 
 
+class BiasedAttention(nn.Module):
+    """Attention with a trained table of biases, read by relative position as in Swin or BEiT."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv = nn.Linear(16, 48)
+        self.table = nn.Parameter(torch.randn(9, 4))
+        self.register_buffer("places", torch.arange(25).reshape(5, 5) % 9)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).reshape(x.shape[0], 5, 3, 4, 4).permute(2, 0, 3, 1, 4).unbind(0)
+        bias = self.table[self.places.reshape(-1)].reshape(5, 5, 4).permute(2, 0, 1)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.contiguous().unsqueeze(0))
+        return y.transpose(1, 2).reshape(x.shape[0], 5, 16)
+
+
+def test_attention_with_a_trained_bias(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    program = capture(BiasedAttention().eval(), (torch.randn(2, 5, 16),))
+    report = export_onnx(program, tmp_path / "model.onnx", atol=ATOL, rtol=RTOL)
+    assert report.checked_batches == (1, 2, 5)
+
+
 def test_a_static_batch_is_checked_on_its_own_size(tmp_path: Path) -> None:
     torch.manual_seed(0)
     program = capture(nn.Linear(3, 2).eval(), (torch.randn(4, 3),), dynamic={})
