@@ -3,7 +3,7 @@
 import difflib
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -41,6 +41,22 @@ class IntegerScheme(BaseModel):
     skip_input_of_add: bool = False
 
 
+class EnergyRates(BaseModel):
+    """What arithmetic and memory cost, for an estimate where nothing can be measured.
+
+    Attributes:
+        pj_per_mac: picojoules of a multiply-accumulate, by precision.
+        pj_per_byte: picojoules of a byte from or to the main memory.
+        source: where the figures were published, and for which process and memory.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    pj_per_mac: dict[Precision, Annotated[float, Field(gt=0, allow_inf_nan=False)]]
+    pj_per_byte: float = Field(gt=0, allow_inf_nan=False)
+    source: str = Field(min_length=1)
+
+
 class Target(BaseModel):
     """A device class: its runtime, what its kernels want, and its meters.
 
@@ -59,6 +75,7 @@ class Target(BaseModel):
         opset: the ONNX opset to export.
         threads: CPU threads that its runtime uses unless told otherwise.
         meters: energy meters to try, best first.
+        energy: what the meter `estimate` reckons with, None where nothing is published.
         notes: facts that a user of this target should know.
     """
 
@@ -78,6 +95,7 @@ class Target(BaseModel):
     opset: int = Field(default=20, ge=13)
     threads: int = Field(default=1, ge=1)
     meters: tuple[str, ...] = ()
+    energy: EnergyRates | None = None
     notes: tuple[str, ...] = ()
 
 

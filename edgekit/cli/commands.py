@@ -12,6 +12,7 @@ from edgekit.cli import (
     compare_command,
     device_command,
     doctor_command,
+    meters_command,
     pass_commands,
     prune_command,
     recipe_commands,
@@ -39,6 +40,7 @@ app.command("eval")(artifact_commands.evaluate)
 app.command("bench")(bench_command.bench)
 app.command("compare")(compare_command.compare)
 app.command("inspect")(artifact_commands.inspect)
+app.command("meters")(meters_command.meters)
 app.command("targets")(doctor_command.targets)
 app.command("doctor")(doctor_command.doctor)
 app.add_typer(device_command.app, name="device")

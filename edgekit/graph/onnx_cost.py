@@ -60,6 +60,48 @@ def onnx_cost(model: "onnx.ModelProto", dims: Mapping[str, int] | None = None) -
     )
 
 
+def macs_by_precision(model: "onnx.ModelProto", cost: Cost) -> dict[str, int]:
+    """Split a model's MACs by what they are computed in: `int8`, `float16`, `bfloat16`, `float32`.
+
+    A product is in int8 where both its operands come out of DequantizeLinear, or its operator is a
+    quantized one; weights alone in int8 are multiplied as floats.
+
+    Args:
+        model: the model that was counted.
+        cost: what `onnx_cost` said of it.
+    """
+    graph = model.graph
+    types = {t.name: t.data_type for t in graph.initializer}
+    types |= {v.name: v.type.tensor_type.elem_type for v in (*graph.input, *graph.value_info)}
+    dequantized = {n.output[0] for n in graph.node if n.op_type == "DequantizeLinear"}
+    found: dict[str, int] = {}
+    for index, node in enumerate(graph.node):
+        macs = cost.by_layer.get(node.name or f"{node.op_type}_{index}", (0, 0))[0]
+        if not macs or node.op_type not in _RULES:
+            continue
+        operands = [name for name in node.input[:2] if name]
+        if node.op_type in _QUANTIZED_SLOTS or all(name in dequantized for name in operands):
+            precision = "int8"
+        else:
+            kinds = [types[name] for name in operands if name in types]
+            precision = next((_HALVES[kind] for kind in kinds if kind in _HALVES), "float32")
+        found[precision] = found.get(precision, 0) + macs
+    return found
+
+
+def weight_bytes(model: "onnx.ModelProto") -> int:
+    """Bytes of a model's constants, as they are stored."""
+    import onnx
+
+    def size(tensor: "onnx.TensorProto") -> int:
+        bits = _BITS.get(tensor.data_type)
+        if bits is None:
+            bits = 8 * int(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+        return int(math.prod(tensor.dims) * bits + 7) // 8
+
+    return sum(size(tensor) for tensor in model.graph.initializer)
+
+
 class _Shapes:
     """Shapes of a model's tensors, with dynamic dimensions fixed.
 
@@ -251,6 +293,8 @@ def _einsum(node: "onnx.NodeProto", shapes: _Shapes) -> int:
     return math.prod(letters.values())
 
 
+_HALVES = {10: "float16", 16: "bfloat16"}
+_BITS = {21: 4, 22: 4, 23: 4}  # uint4, int4, float4e2m1: two to a byte
 _FLOATS = frozenset({1, 10, 11, 16})  # float32, float16, float64, bfloat16
 _CARRIERS = frozenset(
     {"QuantizeLinear", "DequantizeLinear", "Identity", "Cast", "Transpose", "Reshape"}

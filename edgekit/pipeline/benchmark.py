@@ -13,6 +13,7 @@ from edgekit.entry import import_modules
 from edgekit.errors import DeviceError, EdgekitError, UsageError
 from edgekit.pipeline.bench_request import BenchRequest
 from edgekit.pipeline.bench_subjects import OpenModel, open_models, subjects_of
+from edgekit.pipeline.joules import check_estimate, meters_for, with_estimates
 from edgekit.pipeline.runtimes import TORCH, opener_for
 from edgekit.pipeline.step import guarded
 from edgekit.progress import Progress, Silent
@@ -108,7 +109,7 @@ class _Job:
         with progress.task(what if self.device is None else f"{what} on {self.name}", 100) as task:
             measure = self._here if self.device is None else self._there
             result, extras = measure(self.request.protocol(), _teller(task), stop)
-        result = replace(result, where=self.name)
+        result = with_estimates(replace(result, where=self.name), self.subjects, self.request)
         return Outcome(self.name, result, extras, interrupted=not result.complete)
 
     def _here(
@@ -127,7 +128,7 @@ class _Job:
                 protocol,
                 baseline=self.baseline,
                 say=say,
-                meters=request.wanted_meters(),
+                meters=meters_for(request, self.subjects),
                 opener=opener_for(self.subjects, request.imports),
                 stop=None if stop is None else lambda: bool(stop()),
             )
@@ -154,7 +155,7 @@ class _Job:
             protocol,
             baseline=self.baseline,
             say=say,
-            meters=self.request.wanted_meters(),
+            meters=meters_for(self.request, self.subjects),
             layers=self.request.layers,
             power_mode=self.request.power_mode,
             stop=stop,
@@ -176,6 +177,7 @@ def _jobs(request: BenchRequest, devices: Sequence[str], *, compare: bool) -> li
         wanted = request
         if device is not None:
             wanted = request.for_device(device.target, device.meters)
+        check_estimate(wanted)
         models = open_models(wanted)
         if device is not None:
             _check_device(device, models)
@@ -277,6 +279,7 @@ def measure(
     seed: int,
     progress: Progress,
     meters: Sequence[str] = (),
+    target: str | None = None,
     device: "Device | None" = None,
 ) -> Outcome:
     """Measure a recipe's artifacts, interleaved; the first is the baseline of the others.
@@ -290,6 +293,7 @@ def measure(
         seed: seeds the inputs and the order of the blocks.
         progress: where to show the progress.
         meters: energy meters to try, best first.
+        target: the target's name, for the meter `estimate`.
         device: where; this machine where None. A device times the layers of ONNX files as well.
 
     Raises:
@@ -305,6 +309,7 @@ def measure(
             )
     request = BenchRequest(
         models=tuple(artifact.path for artifact in artifacts.values()),
+        target=target,
         threads=threads,
         quick=quick,
         batch=dims.get("batch", 1),
@@ -313,6 +318,7 @@ def measure(
         layers=device is not None and runtime == "onnxruntime",
         seed=seed,
     )
+    check_estimate(request)
     models = [
         OpenModel(name, artifact.path, runtime, artifact.inputs)
         for name, artifact in artifacts.items()

@@ -137,8 +137,10 @@ class BranchBench:
 
     @property
     def meters(self) -> tuple[str, ...]:
-        """Energy meters to try: the device's own before the target's."""
+        """Energy meters to try: the branch's, else the device's own, else the target's."""
         device = self.place.device
+        if self.branch.meters is not None:
+            return self.branch.meters
         return (device.meters if device is not None else ()) or self.target.meters
 
     def _key(self, **more: Any) -> str:
@@ -187,6 +189,7 @@ class BranchBench:
                 seed=self.seed,
                 progress=self.progress,
                 meters=self.meters,
+                target=self.branch.target,
                 device=self.place.device,
             )
             path = self.store.out / self.branch.name / "bench.json"

@@ -3,6 +3,7 @@
 import platform
 from typing import TYPE_CHECKING, Any
 
+from edgekit.errors import UnavailableError
 from edgekit.pipeline import runtimes
 from edgekit.target import Target
 
@@ -48,6 +49,36 @@ def machine() -> dict[str, Any]:
         "runtimes": {name: _plain(runtimes.probe(name)) for name in runtimes.names()},
         "meters": {name: _plain(p) for name, p in probe_meters().items()},
     }
+
+
+def meters(device: str | None = None) -> dict[str, Any]:
+    """What energy meters this machine or a device has, what is missing, and how to get it.
+
+    Args:
+        device: a device that the user added; this machine where None.
+
+    Returns:
+        `where`, and `meters`: by name `ok`, `reason`, `fix`.
+
+    Raises:
+        UsageError: there is no such device.
+        DeviceError: it cannot be reached.
+    """
+    from edgekit.bench.meters import probe_meters
+    from edgekit.pipeline.benchmark import HERE, find_device
+
+    there = find_device(device) if device is not None else None
+    if there is None:
+        return {"where": HERE, "meters": {n: _plain(p) for n, p in probe_meters().items()}}
+    from edgekit.device import probe
+
+    hello = probe(there)
+    if not hello.meters:
+        raise UnavailableError(
+            f"{there.name} could not look at its meters: it lacks {', '.join(hello.missing)}.",
+            hello.install or f"Look at `edgekit device probe {there.name}`.",
+        )
+    return {"where": there.name, "meters": {n: dict(m) for n, m in hello.meters.items()}}
 
 
 def meters_here() -> list[str]:

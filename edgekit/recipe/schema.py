@@ -4,12 +4,19 @@ import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import CoreSchema
 
 from edgekit import target as targets
 from edgekit.data import DataConfig
-from edgekit.errors import RecipeError
+from edgekit.errors import RecipeError, UsageError
 from edgekit.metrics import Task
 from edgekit.passes.base import Pass
 from edgekit.passes.build_tensorrt import BuildTensorrt
@@ -113,6 +120,8 @@ class Branch(BaseModel):
         bench: how long to measure latency; `off` measures none.
         device: where to measure it: a name from `edgekit device list`; this machine unless given.
         threads: CPU threads of the runtime; the target's unless given.
+        meters: energy meters to try, best first: names from `edgekit meters`, `auto`, or
+            `estimate`; the device's unless given, or the target's.
         optional: skip the branch, and say why, where something it needs is missing here.
         gates: budgets for its last artifact.
     """
@@ -125,8 +134,16 @@ class Branch(BaseModel):
     bench: Literal["off", "quick", "full"] = "full"
     device: str | None = Field(default=None, min_length=1)
     threads: int | None = Field(default=None, ge=1)
+    meters: tuple[str, ...] | None = None
     optional: bool = False
     gates: Gates = Gates()
+
+    @field_validator("meters")
+    @classmethod
+    def _known_meters(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        for name in value or ():
+            _check_meter(name)
+        return value
 
 
 class Recipe(BaseModel):
@@ -139,6 +156,8 @@ class Recipe(BaseModel):
         model: where the network comes from.
         data: calibration, training and evaluation data.
         task: what the network is for, and so how it is judged.
+        meter: energy meter of the machine that runs the recipe, for what its own steps cost: `auto`
+            takes those that it has, `off` none.
         passes: the shared chain.
         branches: one for each target.
     """
@@ -151,8 +170,18 @@ class Recipe(BaseModel):
     model: ModelConfig
     data: DataConfig | None = None
     task: Task = Task()
+    meter: str = "auto"
     passes: tuple[AnyPass, ...] = ()
     branches: tuple[Branch, ...] = Field(min_length=1)
+
+    @field_validator("meter")
+    @classmethod
+    def _known_meter(cls, value: str) -> str:
+        if value == "estimate":
+            raise ValueError("`estimate` reckons inferences, and no steps; give `auto` or `off`")
+        if value != "off":
+            _check_meter(value)
+        return value
 
     @model_validator(mode="after")
     def _coherent(self) -> "Recipe":
@@ -205,6 +234,15 @@ class Recipe(BaseModel):
     def targets(self) -> tuple[Target, ...]:
         """The branches' targets, in order."""
         return tuple(targets.load(b.target) for b in self.branches)
+
+
+def _check_meter(name: str) -> None:
+    from edgekit.bench.meters import check_meter
+
+    try:
+        check_meter(name)
+    except UsageError as e:
+        raise ValueError(f"{e.message} {e.hint}") from e
 
 
 def _flow(where: str, chain: tuple[Pass, ...], fmt: str) -> str:
