@@ -233,8 +233,10 @@ def _layers(name: str, rows: Sequence[Mapping[str, Any]]) -> Table:
     grid.add_column("layer", overflow="fold")
     grid.add_column("op")
     grid.add_column("ms", justify="right")
+    grid.add_column("share", justify="right")
     for row in rows:
-        grid.add_row(Text(str(row["layer"])), str(row["op"]), f"{row['ms']:.4f}")
+        share = f"{row['share']:.1%}"
+        grid.add_row(Text(str(row["layer"])), Text(str(row["op"])), f"{row['ms']:.4f}", share)
     return grid
 
 

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from edgekit.errors import DeviceError, EdgekitError, UsageError
 from edgekit.pipeline.bench_request import BenchRequest
 from edgekit.pipeline.bench_subjects import OpenModel, open_models, subjects_of
 from edgekit.pipeline.joules import check_estimate, meters_for, with_estimates
+from edgekit.pipeline.layers import check_layered, layer_rows, layer_times
 from edgekit.pipeline.runtimes import TORCH, opener_for
 from edgekit.pipeline.step import guarded
 from edgekit.progress import Progress, Silent
@@ -135,7 +136,10 @@ class _Job:
             extras: dict[str, Any] = {}
             if request.layers and result.complete:
                 extras["layers"] = {
-                    s.name: layer_times(s.model, s.feeds, s.options) for s in self.subjects
+                    s.name: layer_times(
+                        s.model, s.feeds, s.options, runtime=s.runtime, imports=request.imports
+                    )
+                    for s in self.subjects
                 }
         return result, extras
 
@@ -161,7 +165,8 @@ class _Job:
             stop=stop,
         )
         if "layers" in extras:
-            rows = {name: _layer_rows(each) for name, each in extras["layers"].items()}
+            files = {subject.name: subject.model for subject in self.subjects}
+            rows = {name: layer_rows(each, files[name]) for name, each in extras["layers"].items()}
             extras = {**extras, "layers": rows}
         return result, extras
 
@@ -182,7 +187,8 @@ def _jobs(request: BenchRequest, devices: Sequence[str], *, compare: bool) -> li
         if device is not None:
             _check_device(device, models)
         if wanted.layers:
-            _check_layers(models)
+            for model in models:
+                check_layered(model.runtime, model.name)
         subjects = subjects_of(wanted, models)
         baseline = subjects[0].name if compare and len(subjects) > 1 else None
         jobs.append(_Job(name, device, wanted, models, subjects, baseline))
@@ -216,14 +222,6 @@ def _check_device(device: "Device", models: Sequence[OpenModel]) -> None:
                 f"{model.name} runs on torch, which is measured on this machine alone, not on the"
                 f" device {device.name}.",
                 "Export it (`edgekit export`), and measure the ONNX file there.",
-            )
-
-
-def _check_layers(models: Sequence[OpenModel]) -> None:
-    for model in models:
-        if model.runtime != "onnxruntime":
-            raise UsageError(
-                f"{model.runtime} gives no layer times here ({model.name}).", "Leave --layers out."
             )
 
 
@@ -330,20 +328,3 @@ def measure(
     if outcome.result is None or not outcome.result.complete:
         raise KeyboardInterrupt  # a run keeps no half measurement; it measures again
     return outcome
-
-
-def layer_times(
-    model: Path, feeds: Mapping[str, Any], options: Mapping[str, Any]
-) -> list[dict[str, Any]]:
-    """Time of each layer of an ONNX file, from a separate profiling pass, slowest first."""
-    from edgekit.bench.profile import profile
-
-    rest = {name: value for name, value in options.items() if name != "threads"}
-    layers = profile(model, dict(feeds), threads=options.get("threads", 1), options=rest)
-    return _layer_rows([asdict(layer) for layer in layers])
-
-
-def _layer_rows(layers: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """What JSON says of each layer, slowest first."""
-    rows = [{"layer": each["name"], "op": each["op"], "ms": each["ms"]} for each in layers]
-    return sorted(rows, key=lambda row: -float(row["ms"]))

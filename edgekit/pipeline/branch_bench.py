@@ -213,7 +213,7 @@ class BranchBench:
             The layers, and whether they were timed just now.
         """
         from edgekit.bench import random_feeds
-        from edgekit.pipeline.benchmark import layer_times
+        from edgekit.pipeline.layers import layer_times
 
         if self.place.device is not None:
             return list(result.get("layers", {}).get(name, ())), False

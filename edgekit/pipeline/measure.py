@@ -325,7 +325,9 @@ class Judge:
         names = [n for n, a in subjects.items() if a.content_hash == artifact.content_hash]
         rows, made = bench.layers(artifact, names[0] if names else "", result)
         self.measured_now += made
-        return tuple(LayerTime.model_validate(row) for row in rows[:_SLOWEST])
+        return tuple(
+            LayerTime(layer=row["layer"], op=row["op"], ms=row["ms"]) for row in rows[:_SLOWEST]
+        )
 
     @cached_property
     def _sizes(self) -> dict[str, int]:

@@ -18,7 +18,7 @@ from edgekit.bench.agent.wire import Kind, Message
 from edgekit.bench.agent.worker import fail, write
 from edgekit.bench.api import bench
 from edgekit.bench.measure import Subject
-from edgekit.bench.profile import profile
+from edgekit.bench.profile import PROFILERS, profile
 from edgekit.bench.protocol import Protocol
 from edgekit.bench.result import BenchResult
 from edgekit.bench.runtimes import runtime_class
@@ -163,7 +163,14 @@ def _renamed(result: BenchResult, order: Mapping[str, Any]) -> BenchResult:
 def _layers(subjects: list[Subject]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for each in subjects:
-        if each.runtime == "onnxruntime":
-            layers = profile(each.model, each.feeds, options=each.options)
+        if each.runtime in PROFILERS:
+            rest = {name: value for name, value in each.options.items() if name != "threads"}
+            layers = profile(
+                each.model,
+                each.feeds,
+                runtime=each.runtime,
+                threads=each.options.get("threads", 1),
+                options=rest,
+            )
             found[each.name] = [dataclasses.asdict(layer) for layer in layers]
     return found

@@ -11,6 +11,8 @@ from edgekit.bench.runtimes.base import Array, Availability, Feeds, IoSpec, chec
 from edgekit.errors import UnavailableError, UsageError
 
 CPU = "CPUExecutionProvider"
+# Where the weights of a written graph go: in the file itself they could not be over 2 GiB.
+EXTERNAL = "session.optimized_model_external_initializers_file_name"
 FIX = "Install onnxruntime (or onnxruntime-gpu)."
 
 # ONNX Runtime's own names for element types, and NumPy's.
@@ -44,7 +46,8 @@ class OnnxRuntime:
             a dictionary, as most Python programs do, at 2 to 5 µs more for each inference;
             `arena`, `memory_pattern`: reuse of memory (default true);
             `optimization`: `all`, `extended`, `basic` or `disable` (default `all`);
-            `profile`: prefix of a profile file, for `edgekit.bench.profile` only.
+            `profile`: prefix of a profile file, for `edgekit.bench.profile` only; on the CPU the
+            graph as it runs is written as well, to that prefix with `.onnx` behind it.
     """
 
     DEFAULTS: Mapping[str, Any] = {
@@ -110,6 +113,10 @@ class OnnxRuntime:
         if wanted["profile"] is not None:
             settings.enable_profiling = True
             settings.profile_file_prefix = str(wanted["profile"])
+            if tuple(wanted["providers"]) == (CPU,):  # others may compile parts out of the graph
+                place = Path(f"{wanted['profile']}.onnx")
+                settings.optimized_model_filepath = str(place)
+                settings.add_session_config_entry(EXTERNAL, f"{place.name}.data")
         try:
             session = library.InferenceSession(
                 str(self._model), settings, providers=list(wanted["providers"])

@@ -178,6 +178,16 @@ class OpenVino:
 
         return request, infer_once
 
+    def sources(self) -> dict[str, tuple[str, ...]]:
+        """By the name of each part that runs, the names of the layers that it was made from."""
+        found = {}
+        for part in self._compiled.get_runtime_model().get_ordered_ops():
+            facts = part.get_rt_info()
+            if "originalLayersNames" in facts:
+                names = str(facts["originalLayersNames"].astype(str)).split(",")
+                found[part.get_friendly_name()] = tuple(name for name in names if name)
+        return found
+
     def synchronize(self) -> None:
         """Nothing to wait for: a run returns when its outputs are there."""
 
