@@ -1,7 +1,8 @@
 """The skeleton of an ONNX file, read without the onnx package, against the onnx package."""
 
+import contextlib
+
 import onnx
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
@@ -40,10 +41,8 @@ def test_a_node_without_a_name_is_called_after_its_output(tmp_path):
 def test_noise_is_refused_or_read_and_nothing_else(tmp_path_factory, noise):
     path = tmp_path_factory.mktemp("noise") / "n.onnx"
     path.write_bytes(noise)
-    try:
+    with contextlib.suppress(ValueError):
         read_graph(path)
-    except ValueError:
-        pass
 
 
 @given(st.integers(0, 400), st.integers(0, 255))
@@ -53,7 +52,5 @@ def test_a_damaged_file_is_refused_or_read(tmp_path_factory, place, byte):
     data[place % len(data)] = byte
     path = tmp_path_factory.mktemp("damaged") / "n.onnx"
     path.write_bytes(data)
-    try:
+    with contextlib.suppress(ValueError):
         read_graph(path)
-    except ValueError:
-        pass
