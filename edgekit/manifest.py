@@ -11,7 +11,7 @@ import tempfile
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -49,6 +49,7 @@ class Manifest(BaseModel):
         seconds: wall time of the step.
         energy_j: energy of the step in joules, None where it was not measured.
         energy_label: `measured`, `estimated` or `unavailable`.
+        energy_note: what was measured, such as `rapl: package-0`, or why nothing was.
         created_utc: ISO 8601.
     """
 
@@ -65,7 +66,8 @@ class Manifest(BaseModel):
     warnings: tuple[str, ...] = ()
     seconds: float
     energy_j: float | None = None
-    energy_label: str = "unavailable"
+    energy_label: Literal["measured", "estimated", "unavailable"] = "unavailable"
+    energy_note: str = ""
     created_utc: str = Field(
         default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds")
     )

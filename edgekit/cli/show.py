@@ -49,6 +49,8 @@ def count(number: int | None) -> str:
 
 def report(run: "RunReport", out: Path) -> None:
     """The before/after table of each branch, its gates, and where the report lies."""
+    from edgekit.report.view import cost_text
+
     console = out_console()
     for branch in run.branches:
         original = branch.original or run.original
@@ -72,6 +74,9 @@ def report(run: "RunReport", out: Path) -> None:
             mark = Text("PASS ", style="green") if gate.passed else Text("FAIL ", style="bold red")
             console.print(mark + Text(gate.message, style="default"), soft_wrap=True)
         console.print()
+    console.print(
+        f"Making it took {cost_text(run)}.", markup=False, highlight=False, soft_wrap=True
+    )
     kind = "report.html" if (out / "report.html").exists() else "report.md"
     console.print(f"{run.verdict}. The report: {out / kind}", markup=False, soft_wrap=True)
 

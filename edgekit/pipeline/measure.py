@@ -18,6 +18,7 @@ from edgekit.metrics import Task
 from edgekit.passes.base import Context
 from edgekit.passes.export_onnx import DEFAULT_OPSET, ExportOnnx
 from edgekit.pipeline.branch_bench import BranchBench, Place, Places
+from edgekit.pipeline.cost import cost_figure
 from edgekit.pipeline.figures import (
     changes_of,
     derived,
@@ -185,6 +186,7 @@ class Judge:
             path=str(artifact.root.relative_to(self.store.out)),
             cached=made.cached,
             seconds=known.seconds,
+            cost_j=cost_figure(known),
             size_bytes=lowered.size_bytes,
             macs=judged.macs,
             parameters=judged.parameters,

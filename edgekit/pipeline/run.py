@@ -16,6 +16,7 @@ from edgekit.errors import DeviceError, EdgekitError, RecipeError, UnavailableEr
 from edgekit.passes.base import Context, Pass
 from edgekit.pipeline import gates
 from edgekit.pipeline.branch_bench import Places
+from edgekit.pipeline.cost import CostMeter, total
 from edgekit.pipeline.measure import Judge, cpu_threads
 from edgekit.pipeline.plan import ORIGINAL, check_start, locate
 from edgekit.pipeline.step import STAGING, Made, Store, capture_key, guarded, make, step_key
@@ -73,13 +74,13 @@ def run_recipe(
         raise RecipeError(f"There is no branch {min(unknown)!r}.", f"Branches are {names}.")
     places = Places(device)
     places.check([b for b in recipe.branches if not branches or b.name in branches])
-    with locked(out, out):
+    with locked(out, out), CostMeter(recipe.meter) as cost:
         started = time.perf_counter()
         run = _Run(
             recipe=recipe,
             base=path.parent.resolve(),
             out=out,
-            store=Store(out, fresh=fresh),
+            store=Store(out, fresh=fresh, cost=cost),
             threads=threads or cpu_threads(),
             progress=progress or Silent(),
             places=places,
@@ -301,12 +302,16 @@ class _Run:
         if nothing:
             self.progress.say("Nothing to do: every step and every measurement was already there.")
         failed = bool(self.errors) or any(b.status == "failed" for b in branches)
+        reports = judge.reports(shared)
+        cost_seconds, cost_j = total([*reports, *(s for b in branches for s in b.steps)])
         return RunReport(
             edgekit=__version__,
             recipe=self.recipe.name,
             seed=self.recipe.seed,
             started_utc=started_utc,
             seconds=round(time.perf_counter() - started, 3),
+            cost_seconds=round(cost_seconds, 3),
+            cost_j=cost_j,
             metric=judge.metric_name,
             higher_is_better=judge.higher_is_better,
             quick=any(b.bench.get("protocol", {}).get("quick", False) for b in branches),
@@ -314,7 +319,7 @@ class _Run:
             device=judge.device(),
             data=self.data.summary() if self.data else {},
             original=judge.original_report(),
-            shared=judge.reports(shared),
+            shared=reports,
             branches=tuple(branches),
             warnings=tuple(judge.warnings),
             verdict="failed" if failed else "passed",

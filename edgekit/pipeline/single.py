@@ -30,6 +30,7 @@ from edgekit.manifest import Manifest
 from edgekit.metrics import Task
 from edgekit.passes.base import Context, Pass
 from edgekit.passes.capture import ModelConfig
+from edgekit.pipeline.cost import CostMeter
 from edgekit.pipeline.measure import cpu_threads
 from edgekit.pipeline.run import locked
 from edgekit.pipeline.step import Made, Store, capture_key, guarded, make, step_key
@@ -172,9 +173,9 @@ def _place(out: Path) -> Iterator[tuple[Store, Path]]:
     """The folder of one artifact, with its staging beside it."""
     place = out.resolve()
     workshop = place.parent / f".{place.name}.edgekit"
-    with locked(workshop, out):
+    with locked(workshop, out), CostMeter() as cost:
         try:
-            yield Store(workshop), place
+            yield Store(workshop, cost=cost), place
         finally:
             shutil.rmtree(workshop, ignore_errors=True)
 

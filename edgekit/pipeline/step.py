@@ -29,6 +29,7 @@ from edgekit.extras import missing
 from edgekit.manifest import Manifest
 from edgekit.passes.base import Context, Pass
 from edgekit.passes.capture import ModelConfig
+from edgekit.pipeline.cost import OFF, CostMeter
 
 STAGING = ".staging"
 MEASURED, SCORES = "measured.json", "scores.npz"
@@ -57,10 +58,12 @@ class Store:
     Attributes:
         out: the run's folder.
         fresh: make everything again.
+        cost: measures the joules of what is made.
     """
 
     out: Path
     fresh: bool = False
+    cost: CostMeter = field(default_factory=lambda: CostMeter(OFF))
     _by_key: dict[str, Path] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -216,8 +219,10 @@ def make(
     def fill(staging: Path) -> Manifest:
         context.out = staging
         seed_everything(context.seed)
-        started = time.perf_counter()
-        artifact = run(context)
+        with store.cost.step() as energy:
+            started = time.perf_counter()
+            artifact = run(context)
+            seconds = time.perf_counter() - started
         return Manifest(
             artifact=artifact,
             step=step,
@@ -227,7 +232,10 @@ def make(
             versions=manifest.versions(),
             notes=json.loads(json.dumps(context.notes, default=_plain)),
             warnings=tuple(context.warnings),
-            seconds=round(time.perf_counter() - started, 3),
+            seconds=round(seconds, 3),
+            energy_j=energy.joules,
+            energy_label=energy.label,
+            energy_note=energy.note,
         )
 
     with guarded(f"Step {step!r}"):

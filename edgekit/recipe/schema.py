@@ -179,6 +179,8 @@ class Recipe(BaseModel):
     def _known_meter(cls, value: str) -> str:
         if value == "estimate":
             raise ValueError("`estimate` reckons inferences, and no steps; give `auto` or `off`")
+        if value.startswith("csv"):
+            raise ValueError("a recording cannot be aligned with steps; give `auto` or `off`")
         if value != "off":
             _check_meter(value)
         return value

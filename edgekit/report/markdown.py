@@ -172,8 +172,8 @@ def _facts(report: RunReport) -> Iterator[str]:
     yield from ("", "</details>", "")
     yield (
         f"edgekit {escape(report.edgekit)} · {escape(view.when(report))} · the run took "
-        f"{seconds_text(report.seconds)}, its steps {seconds_text(view.cost_seconds(report))} when "
-        "they were made"
+        f"{seconds_text(report.seconds)}, its steps {escape(view.cost_text(report))} when they were"
+        " made"
     )
 
 

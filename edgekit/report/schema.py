@@ -160,6 +160,7 @@ class StepReport(_Frozen):
         path: the artifact's folder, relative to the run's folder.
         cached: the artifact was made by an earlier run with the same cache key.
         seconds: wall time of the step when it was made; None for the original.
+        cost_j: joules of the machine that made it while it did; the note says what they cover.
         size_bytes: what must be shipped.
         macs: multiply-accumulates for one sample.
         parameters: number of weights.
@@ -185,6 +186,7 @@ class StepReport(_Frozen):
     path: str = ""
     cached: bool = False
     seconds: float | None = None
+    cost_j: Figure = _missing("j")
     size_bytes: int | None = None
     macs: int | None = None
     parameters: int | None = None
@@ -279,6 +281,8 @@ class RunReport(_Frozen):
         seed: the seed of the run.
         started_utc: ISO 8601.
         seconds: wall time of the whole run.
+        cost_seconds: wall time of its steps when they were made, cached ones included.
+        cost_j: joules of the same: what compressing cost; the note says of which steps.
         metric: name of the task's metric, empty where there is no task.
         higher_is_better: which way the metric is good.
         quick: the benchmark ran its short protocol.
@@ -299,6 +303,8 @@ class RunReport(_Frozen):
     seed: int
     started_utc: str
     seconds: float
+    cost_seconds: float | None = None
+    cost_j: Figure = _missing("j")
     metric: str = ""
     higher_is_better: bool = True
     quick: bool = False

@@ -8,10 +8,11 @@ DASH = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
 _BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _SUFFIX = {"x": TIMES, "": ""}
+_JOULES = ((1e6, "MJ"), (1e3, "kJ"), (1.0, "J"), (1e-3, "mJ"), (1e-6, "µJ"))
 _SCALED = {
     "bytes": ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B")),
-    "j": ((1.0, "J"), (1e-3, "mJ"), (1e-6, "µJ")),
-    "J": ((1.0, "J"), (1e-3, "mJ"), (1e-6, "µJ")),
+    "j": _JOULES,
+    "J": _JOULES,
 }
 
 

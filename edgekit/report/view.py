@@ -166,7 +166,8 @@ def _row(step: StepReport, original: StepReport, notes: _Footnotes, *, first: bo
     def figure(value: Figure, *, signed: bool = False, baseline: str = "") -> Cell:
         return Cell(baseline) if first and baseline else figure_cell(value, notes, signed=signed)
 
-    took = "cached" if step.cached else ""
+    spent = [str(step.cost_j)] if step.cost_j.value is not None else []
+    took = ", ".join([*spent, *(["cached"] if step.cached else [])])
     cells = (
         figure(step.metric),
         figure(step.metric_drop.in_points(), signed=True, baseline="baseline"),
@@ -238,9 +239,15 @@ def all_steps(report: RunReport) -> Iterator[tuple[str, StepReport]]:
             yield f"{branch.name}/{step.name}", step
 
 
-def cost_seconds(report: RunReport) -> float:
-    """Seconds that the steps took when they were made, cached ones included."""
-    return sum(step.seconds or 0.0 for _, step in all_steps(report))
+def cost_text(report: RunReport) -> str:
+    """What the steps took when they were made, cached ones included: `41 s and 3.2 kJ`."""
+    seconds = report.cost_seconds
+    if seconds is None:
+        seconds = sum(step.seconds or 0.0 for _, step in all_steps(report))
+    if report.cost_j.value is None:
+        return seconds_text(seconds)
+    label = "estimated, " if report.cost_j.label == "estimated" else ""
+    return f"{seconds_text(seconds)} and {report.cost_j} ({label}{report.cost_j.note})"
 
 
 @dataclass(frozen=True)

@@ -140,6 +140,20 @@ def test_a_run_writes_its_artifacts_and_reports(finished: Path) -> None:
         assert "02-quantize" in (out / name).read_text() or "quantize" in (out / name).read_text()
 
 
+def test_a_run_says_what_compressing_cost(finished: Path) -> None:
+    out = finished / "out"
+    report = json.loads((out / "report.json").read_text())
+    steps = [*report["shared"], *(s for b in report["branches"] for s in b["steps"])]
+    assert report["cost_seconds"] == pytest.approx(sum(s["seconds"] for s in steps), abs=0.01)
+    known = [s["cost_j"]["value"] for s in steps if s["cost_j"]["value"] is not None]
+    if known:  # a machine with a meter
+        assert report["cost_j"]["value"] == pytest.approx(sum(known))
+    else:
+        assert report["cost_j"]["label"] == "unavailable"
+        assert "no energy meter" in report["cost_j"]["note"]
+    assert "when they were made" in (out / "report.md").read_text()
+
+
 def test_a_second_run_does_nothing_and_says_so(edgekit: Command, finished: Path) -> None:
     before = {p: p.stat().st_mtime_ns for p in (finished / "out").rglob("model.*")}
     done = edgekit("run", ".", "-o", "out", cwd=finished)
