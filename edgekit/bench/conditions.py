@@ -117,6 +117,12 @@ def rss_bytes(root: Path = Path("/")) -> int | None:
     return int(fields[1]) * os.sysconf("SC_PAGE_SIZE") if len(fields) > 1 else None
 
 
+def free_bytes(root: Path = Path("/")) -> int | None:
+    """Memory that a program can get without swapping, None where the system does not tell."""
+    found = re.search(r"^MemAvailable:\s*(\d+) kB", _text(root / "proc/meminfo"), re.MULTILINE)
+    return int(found[1]) * 1024 if found else None
+
+
 def _mhz_of_cpuinfo(root: Path) -> dict[str, float]:
     text = _text(root / "proc/cpuinfo")
     found = re.findall(r"^cpu MHz\s*:\s*([\d.]+)", text, re.MULTILINE)

@@ -51,9 +51,10 @@ def _columns(results: "Sequence[BenchResult]") -> list[str]:
         "misses": any(s.deadline is not None for s in subjects),
         "throughput": any(_kind(result) not in {"back-to-back", "paced"} for result in results),
         "speedup": any(result.comparisons for result in results),
+        "of the limit": any(s.roofline is not None for s in subjects),
     }
-    order = ("p50", "p90", "p99", "misses", "throughput", "speedup", "energy", "load/first")
-    return [name for name in (*order, "memory") if wanted.get(name, True)]
+    order = ("p50", "p90", "p99", "misses", "throughput", "speedup", "of the limit", "energy")
+    return [name for name in (*order, "load/first", "memory") if wanted.get(name, True)]
 
 
 def _kind(result: "BenchResult") -> str:
@@ -77,6 +78,7 @@ def _cells(result: "BenchResult", subject: "SubjectResult") -> "dict[str, Render
         "misses": _misses(subject) if late else Text("–", style="dim"),
         "throughput": figure(subject.throughput),
         "speedup": speedup,
+        "of the limit": _reached(subject.roofline),
         "energy": _energy(subject),
         "load/first": Text(f"{_ms(subject.load_ms)}\n{_ms(subject.first_ms)}"),
         "memory": Text(size(peak)),
@@ -106,6 +108,16 @@ def _energy(subject: "SubjectResult") -> Text:
     if found.value is None:
         return Text(found.label, style="dim")
     return figure(found).append(f"\n{found.label}", style="dim")
+
+
+def _reached(roofline: Mapping[str, Any] | None) -> Text:
+    """The share of the device's limits, and which of them binds."""
+    from edgekit.bench import Figure
+
+    if roofline is None:
+        return Text("")
+    text = figure(Figure(**roofline["share"]))
+    return text.append(f"\n{roofline['bound']}", style="dim") if roofline.get("bound") else text
 
 
 def _misses(subject: "SubjectResult") -> Text:
@@ -166,9 +178,32 @@ def _lines(result: "BenchResult") -> Iterator[str]:
         energy = subject.energy.energy_j
         if energy.note and energy.note != "No meter was asked for.":
             yield f"energy of {subject.name}: {energy.note}"
+        if subject.roofline is not None:
+            yield f"{subject.name}: {_limits(subject.roofline)}"
         if subject.device_ms:
             parts = ", ".join(f"{n} {_ms(f.value or 0.0)}" for n, f in subject.device_ms.items())
             yield f"{subject.name} on the GPU, by events: {parts}"
+
+
+def _limits(roofline: Mapping[str, Any]) -> str:
+    """What the model has to do, and what the device can do at best."""
+    from edgekit.cli.show import size
+
+    share = roofline["share"]
+    if "limit_ms" not in roofline or share["value"] is None:
+        return f"no share of the limits: {share['note']}"
+    macs = " + ".join(f"{count / 1e6:,.3g} M {name}" for name, count in roofline["macs"].items())
+    peaks = ", ".join(
+        f"{found['value'] / 1e9:.3g} GMAC/s in {name}"
+        for name, found in roofline["macs_per_s"].items()
+        if found["value"]
+    )
+    speed = f"{roofline['bytes_per_s']['value'] / 1e9:.3g} GB/s"
+    least = _ms(roofline["limit_ms"]["value"])
+    return (
+        f"{macs or 'no'} MACs and {size(roofline['bytes'])} take at least {least}; the limits here"
+        f" are {peaks} and {speed} for {size(roofline['working_set_bytes'])}"
+    )
 
 
 def _how(result: "BenchResult") -> str:
@@ -232,11 +267,22 @@ def _layers(name: str, rows: Sequence[Mapping[str, Any]]) -> Table:
     grid = Table(box=box.SIMPLE_HEAD, title=name, title_justify="left", pad_edge=False)
     grid.add_column("layer", overflow="fold")
     grid.add_column("op")
-    grid.add_column("ms", justify="right")
-    grid.add_column("share", justify="right")
+    limits = any("reached" in row for row in rows)
+    for column in ("ms", "share", *(("M MACs", "of the limit") if limits else ())):
+        grid.add_column(column, justify="right")
     for row in rows:
-        share = f"{row['share']:.1%}"
-        grid.add_row(Text(str(row["layer"])), Text(str(row["op"])), f"{row['ms']:.4f}", share)
+        cells: list[RenderableType] = [
+            Text(str(row["layer"])),
+            Text(str(row["op"])),
+            f"{row['ms']:.4f}",
+        ]
+        cells.append(f"{row['share']:.1%}")
+        if limits:
+            reached = row["reached"]["value"]
+            bound = f" {row['bound']}" if reached is not None else ""
+            cells.append(f"{row['macs'] / 1e6:,.3g}" if row["macs"] else "–")
+            cells.append("–" if reached is None else f"{reached:.1%}{bound}")
+        grid.add_row(*cells)
     return grid
 
 

@@ -45,7 +45,7 @@ def bench(
     say: Say | None = None,
     meters: Sequence[str] = (),
     layers: bool = False,
-    roofline: Sequence[Path] | None = None,
+    roofline: Mapping[str, Sequence[str]] | None = None,
     power_mode: str | None = None,
     stop: Stop | None = None,
     patience: Patience | None = None,
@@ -63,7 +63,7 @@ def bench(
         say: called with the fraction done and a short text.
         meters: names of energy meters to try, best first; the device's own where empty.
         layers: time each layer as well, in a separate pass.
-        roofline: models whose speed is the device's limit, to be measured as well.
+        roofline: by subject name, the precisions in which to measure the device's limits as well.
         power_mode: a power mode to set for as long as it measures; None leaves it as it is.
         stop: asked about five times a second; True does what Ctrl-C does.
         patience: how long to wait for the device.
@@ -87,6 +87,7 @@ def bench(
         "baseline": baseline,
         "meters": list(meters or device.meters),
         "layers": layers,
+        "roofline": {name: list(each) for name, each in (roofline or {}).items()},
         "power_mode": power_mode,
         "emulated": device.emulated,
     }
@@ -96,16 +97,14 @@ def bench(
             return max(interrupted(), 0 if stop is None else stop())
 
         parts = [_parts(each, Path(folder), i) for i, each in enumerate(subjects)]
-        peaks = list(roofline or ())
         with Session(device, stop=stopped, patience=patience) as session:
             _check_runtimes(session.hello, subjects, device)
             session.lock()
-            paths = list(dict.fromkeys([*(path for part in parts for path in part.paths), *peaks]))
+            paths = list(dict.fromkeys(path for part in parts for path in part.paths))
             sums = dict(zip(paths, session.upload(paths, say), strict=True))
             request = {
                 **settings,
                 "subjects": [part.request(sums) for part in parts],
-                "roofline": None if roofline is None else [sums[path] for path in peaks],
             }
             answer = session.run(request, say)
     return _bench_result(device, answer), dict(answer.extras)

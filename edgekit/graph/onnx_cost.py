@@ -6,7 +6,7 @@ costs; scales and zero points are not parameters.
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from edgekit.graph.macs import Cost
@@ -70,36 +70,48 @@ def macs_by_precision(model: "onnx.ModelProto", cost: Cost) -> dict[str, int]:
         model: the model that was counted.
         cost: what `onnx_cost` said of it.
     """
+    found: dict[str, int] = {}
+    for index, (node, precision) in enumerate(
+        zip(model.graph.node, precisions(model), strict=True)
+    ):
+        macs = cost.by_layer.get(node.name or f"{node.op_type}_{index}", (0, 0))[0]
+        if macs and precision:
+            found[precision] = found.get(precision, 0) + macs
+    return found
+
+
+def precisions(model: "onnx.ModelProto") -> list[str]:
+    """What each node multiplies in, as `macs_by_precision` has it; empty where it does not."""
     graph = model.graph
     types = {t.name: t.data_type for t in graph.initializer}
     types |= {v.name: v.type.tensor_type.elem_type for v in (*graph.input, *graph.value_info)}
     dequantized = {n.output[0] for n in graph.node if n.op_type == "DequantizeLinear"}
-    found: dict[str, int] = {}
-    for index, node in enumerate(graph.node):
-        macs = cost.by_layer.get(node.name or f"{node.op_type}_{index}", (0, 0))[0]
-        if not macs or node.op_type not in _RULES:
-            continue
+    found = []
+    for node in graph.node:
         operands = [name for name in node.input[:2] if name]
-        if node.op_type in _QUANTIZED_SLOTS or all(name in dequantized for name in operands):
-            precision = "int8"
+        if node.op_type not in _RULES:
+            found.append("")
+        elif node.op_type in _QUANTIZED_SLOTS or all(name in dequantized for name in operands):
+            found.append("int8")
         else:
             kinds = [types[name] for name in operands if name in types]
-            precision = next((_HALVES[kind] for kind in kinds if kind in _HALVES), "float32")
-        found[precision] = found.get(precision, 0) + macs
+            found.append(next((_HALVES[kind] for kind in kinds if kind in _HALVES), "float32"))
     return found
 
 
 def weight_bytes(model: "onnx.ModelProto") -> int:
     """Bytes of a model's constants, as they are stored."""
+    return sum(size_bytes(tensor.dims, tensor.data_type) for tensor in model.graph.initializer)
+
+
+def size_bytes(shape: Iterable[int], data_type: int) -> int:
+    """Bytes of a tensor of one of ONNX's element types."""
     import onnx
 
-    def size(tensor: "onnx.TensorProto") -> int:
-        bits = _BITS.get(tensor.data_type)
-        if bits is None:
-            bits = 8 * int(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
-        return int(math.prod(tensor.dims) * bits + 7) // 8
-
-    return sum(size(tensor) for tensor in model.graph.initializer)
+    bits = _BITS.get(data_type)
+    if bits is None:
+        bits = 8 * int(onnx.helper.tensor_dtype_to_np_dtype(data_type).itemsize)
+    return int(math.prod(shape) * bits + 7) // 8
 
 
 class _Shapes:

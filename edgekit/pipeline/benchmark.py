@@ -15,6 +15,7 @@ from edgekit.pipeline.bench_request import BenchRequest
 from edgekit.pipeline.bench_subjects import OpenModel, open_models, subjects_of
 from edgekit.pipeline.joules import check_estimate, meters_for, with_estimates
 from edgekit.pipeline.layers import check_layered, layer_rows, layer_times
+from edgekit.pipeline.limits import Roofline
 from edgekit.pipeline.runtimes import TORCH, opener_for
 from edgekit.pipeline.step import guarded
 from edgekit.progress import Progress, Silent
@@ -22,6 +23,7 @@ from edgekit.progress import Task as ProgressTask
 
 if TYPE_CHECKING:
     from edgekit.bench import BenchResult, Protocol, Subject
+    from edgekit.bench.roofline import Peaks
     from edgekit.device import Device
     from edgekit.device.session import Stop
 
@@ -102,6 +104,7 @@ class _Job:
     models: Sequence[OpenModel]
     subjects: "Sequence[Subject]"
     baseline: str | None
+    roofline: Roofline | None = None
 
     def run(self, progress: Progress, stop: "Stop | None" = None) -> Outcome:
         """Measure, and show the progress as a task of its own."""
@@ -120,6 +123,7 @@ class _Job:
         stop: "Stop | None",
     ) -> "tuple[BenchResult, dict[str, Any]]":
         from edgekit.bench import bench
+        from edgekit.bench.roofline import peaks_of
 
         request = self.request
         with ExitStack() as stack:
@@ -141,7 +145,23 @@ class _Job:
                     )
                     for s in self.subjects
                 }
+            if self.roofline is not None and result.complete:
+                say(1.0, "measuring the limits")
+                peaks = peaks_of(
+                    self.subjects, self.roofline.precisions(), affinity=protocol.affinity
+                )
+                result = self._with_roofline(result, extras, peaks)
         return result, extras
+
+    def _with_roofline(
+        self, result: "BenchResult", extras: dict[str, Any], peaks: "Mapping[str, Peaks]"
+    ) -> "BenchResult":
+        """The result with its shares of the limits, and the layers with theirs."""
+        if self.roofline is None:
+            return result
+        for name, rows in extras.get("layers", {}).items():
+            extras["layers"][name] = self.roofline.rows(name, rows, peaks.get(name))
+        return self.roofline.applied(result, peaks)
 
     def _there(
         self,
@@ -150,6 +170,7 @@ class _Job:
         stop: "Stop | None",
     ) -> "tuple[BenchResult, dict[str, Any]]":
         from edgekit import device as devices
+        from edgekit.bench.roofline import Peaks
 
         if self.device is None:
             raise UsageError("There is no device.", "Name one with --device.")
@@ -161,6 +182,7 @@ class _Job:
             say=say,
             meters=meters_for(self.request, self.subjects),
             layers=self.request.layers,
+            roofline=self.roofline.precisions() if self.roofline is not None else None,
             power_mode=self.request.power_mode,
             stop=stop,
         )
@@ -168,6 +190,10 @@ class _Job:
             files = {subject.name: subject.model for subject in self.subjects}
             rows = {name: layer_rows(each, files[name]) for name, each in extras["layers"].items()}
             extras = {**extras, "layers": rows}
+        if "peaks" in extras:
+            given = extras.pop("peaks")
+            peaks = {name: Peaks.from_dict(each) for name, each in given.items()}
+            result = self._with_roofline(result, extras, peaks)
         return result, extras
 
 
@@ -191,7 +217,8 @@ def _jobs(request: BenchRequest, devices: Sequence[str], *, compare: bool) -> li
                 check_layered(model.runtime, model.name)
         subjects = subjects_of(wanted, models)
         baseline = subjects[0].name if compare and len(subjects) > 1 else None
-        jobs.append(_Job(name, device, wanted, models, subjects, baseline))
+        roofline = Roofline(subjects) if wanted.roofline else None
+        jobs.append(_Job(name, device, wanted, models, subjects, baseline, roofline))
     return jobs
 
 

@@ -33,6 +33,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
                 "small.onnx",
                 "--quick",
                 "--layers",
+                "--roofline",
                 "--json",
                 "--save",
                 "raw.npz",
@@ -58,6 +59,26 @@ def test_json_is_one_result_with_intervals_and_inputs(two):
     assert first["energy"]["energy_j"]["label"] == "unavailable"
     assert len(found["layers"]["deep.onnx"]) > len(found["layers"]["small.onnx"])
     assert found["where"] == "local"
+
+
+def test_the_share_of_the_limits_is_derived_from_measured_figures(two):
+    _, found = two
+    for subject, layers in zip(found["subjects"], (40, 1), strict=True):
+        roofline = subject["roofline"]
+        assert roofline["macs"] == {"float32": layers * 16 * 16}
+        assert roofline["bytes"] == 4 * (layers * 16 * 16 + 2 * 16)
+        assert roofline["macs_per_s"]["float32"]["label"] == "measured"
+        assert roofline["share"]["label"] == "derived"
+        least = max(
+            roofline["macs"]["float32"] / roofline["macs_per_s"]["float32"]["value"],
+            roofline["bytes"] / roofline["bytes_per_s"]["value"],
+        )
+        assert roofline["limit_ms"]["value"] == pytest.approx(1e3 * least)
+        share = roofline["limit_ms"]["value"] / subject["p50_ms"]["value"]
+        assert roofline["share"]["value"] == pytest.approx(share)
+        rows = found["layers"][subject["name"]]
+        assert sum(row["macs"] for row in rows) == layers * 16 * 16
+        assert all(row["reached"]["label"] == "derived" for row in rows if row["macs"])
 
 
 def test_the_raw_nanoseconds_are_kept(two):

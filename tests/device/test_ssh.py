@@ -63,9 +63,11 @@ def test_external_data_layers_and_labels_of_an_emulated_device(server, tmp_path)
     model = save_network(tmp_path / "net.onnx", external=True)
     assert (tmp_path / "net.bin").is_file()
     subject = Subject("net", "onnxruntime", model, {"x": np.zeros((1, 16), np.float32)})
-    result, extras = bench(server.device(emulated=True), [subject], SHORT, layers=True)
+    device, roofline = server.device(emulated=True), {"net": ["float32"]}
+    result, extras = bench(device, [subject], SHORT, layers=True, roofline=roofline)
     assert result.subject("net").p50_ms.label == "emulated"
     assert {row["op"] for row in extras["layers"]["net"]} >= {"MatMul"}
+    assert extras["peaks"]["net"]["macs_per_s"]["float32"]["label"] == "emulated"
 
 
 def test_a_device_says_what_it_is(server):

@@ -1,17 +1,23 @@
 """`--layers` speaks of the user's modules, whatever the runtime fused."""
 
+import sys
+
 import numpy as np
 import onnx
 import pytest
 import torch
 from torch import nn
 
+from edgekit.bench import Figure, Subject
 from edgekit.bench.runtimes.openvino import OpenVino
+from edgekit.device import registry
 from edgekit.errors import UsageError
 from edgekit.graph.capture import capture
 from edgekit.graph.store import save
 from edgekit.lower.export import export_onnx
+from edgekit.pipeline import BenchRequest, bench_models
 from edgekit.pipeline.layers import check_layered, layer_rows, layer_times
+from edgekit.pipeline.limits import Roofline
 
 FEEDS = {"image": np.random.default_rng(0).standard_normal((1, 3, 16, 16)).astype(np.float32)}
 
@@ -124,3 +130,33 @@ def test_many_layers_in_one_kernel_are_named_in_short_and_listed_in_full():
     assert row["layers"] == nodes
     moved = {**kernel, "nodes": [], "after": ["n3"]}
     assert layer_rows([moved], None)[0]["layer"] == "after n3"
+
+
+def test_layers_and_limits_of_a_device_come_back_in_the_users_names(files, tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGEKIT_CONFIG", str(tmp_path / "config"))
+    registry.add(registry.Device(name="board", url="local://", python=sys.executable))
+    np.savez(tmp_path / "in.npz", **FEEDS)
+    request = BenchRequest(
+        models=(files / "net.onnx",),
+        inputs=tmp_path / "in.npz",
+        layers=True,
+        roofline=True,
+        quick=True,
+    )
+    (outcome,) = bench_models(request, devices=("board",))
+    rows = outcome.extras["layers"]["net.onnx"]
+    assert "stem.0.conv1" in {layer for row in rows for layer in row["layers"]}
+    roofline = outcome.result.subject("net.onnx").roofline
+    assert roofline["macs"] == {"float32": sum(row["macs"] for row in rows)}
+    assert roofline["share"]["value"] > 0
+    assert roofline["bound"] in {"compute", "memory"}
+    assert "peaks" not in outcome.extras
+
+
+def test_what_no_limits_are_known_of_says_why(files):
+    subject = Subject("p", "torch", files / "net.pt2", FEEDS)
+    roofline = Roofline([subject])
+    assert roofline.precisions() == {}
+    entry = roofline.entry("p", Figure(1.0, None, None, "ms", "measured"), None)
+    assert entry["share"]["label"] == "unavailable"
+    assert ".pt2" in entry["share"]["note"]

@@ -21,6 +21,7 @@ from edgekit.bench.measure import Subject
 from edgekit.bench.profile import PROFILERS, profile
 from edgekit.bench.protocol import Protocol
 from edgekit.bench.result import BenchResult
+from edgekit.bench.roofline import peaks_of
 from edgekit.bench.runtimes import runtime_class
 from edgekit.errors import EdgekitError, UnavailableError, UsageError
 
@@ -64,7 +65,7 @@ def measure(
     """Run the benchmark of an order, and write the raw samples.
 
     Returns:
-        `result` as JSON, and `layers` by subject where they were asked for.
+        `result` as JSON, and `layers` and `peaks` by subject where they were asked for.
     """
     for runtime in dict.fromkeys(each["runtime"] for each in order["subjects"]):
         _check_runtime(runtime)
@@ -82,6 +83,15 @@ def measure(
     found: dict[str, Any] = {"result": result.to_dict()}
     if order["layers"] and not stopped.is_set():
         found["layers"] = _layers(subjects)
+    if order["roofline"] and not stopped.is_set():
+        affinity = Protocol.from_dict(order["protocol"]).affinity
+        peaks = peaks_of(
+            subjects,
+            order["roofline"],
+            affinity=affinity,
+            say=lambda text: post({"type": "progress", "fraction": 1.0, "text": text}),
+        )
+        found["peaks"] = {name: dataclasses.asdict(each) for name, each in peaks.items()}
     return found if not order["emulated"] else dict(relabel(found))
 
 

@@ -12,6 +12,7 @@ from edgekit.bench.agent.wire import Message, broken, checked_hash, checked_text
 MOST_SUBJECTS = 64
 MOST_FILES = 4096
 MOST_METERS = 16
+MOST_PRECISIONS = 16
 MOST_PARTS = 16
 MOST_NAME_BYTES = 255
 CANNOT_LINK = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS)
@@ -49,6 +50,12 @@ def lay_out(message: Message, cache: Cache, folder: Path) -> dict[str, Any]:
         "baseline": _text_or_none(request.get("baseline"), "The baseline"),
         "meters": [checked_text(each, "A meter") for each in meters],
         "layers": bool(request.get("layers")),
+        "roofline": {
+            checked_text(name, "The name of a subject"): [
+                checked_text(each, "A precision", 64) for each in _list(wanted, "The precisions")
+            ]
+            for name, wanted in _object(request.get("roofline") or {}, "The roofline").items()
+        },
         "power_mode": _text_or_none(request.get("power_mode"), "The power mode"),
         "emulated": bool(request.get("emulated")),
     }
@@ -123,6 +130,12 @@ def _place(source: Path, folder: Path, name: PurePosixPath) -> None:
 def _object(value: object, what: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise broken(f"{what} is not a JSON object.")
+    return value
+
+
+def _list(value: object, what: str) -> list[Any]:
+    if not isinstance(value, list) or len(value) > MOST_PRECISIONS:
+        raise broken(f"{what} are not a list of at most {MOST_PRECISIONS}.")
     return value
 
 

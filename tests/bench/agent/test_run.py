@@ -13,6 +13,7 @@ import pytest
 from onnx import TensorProto, external_data_helper, helper
 
 from edgekit.bench import BenchResult
+from edgekit.bench.roofline import Peaks
 from tests.bench.agent.harness import FOREVER, gone, npz
 
 
@@ -44,7 +45,8 @@ def running(agent, mlp, feeds):
 def test_a_real_model_is_measured_end_to_end(agent, mlp, feeds):
     assert agent.ask({"type": "lock"}) == {"type": "locked"}
     subject = agent.subject(mlp, feeds)
-    answer = agent.ask(agent.run(subject, {**subject, "name": "b"}, baseline="mlp", layers=True))
+    wanted = {"baseline": "mlp", "layers": True, "roofline": {"mlp": ["float32"]}}
+    answer = agent.ask(agent.run(subject, {**subject, "name": "b"}, **wanted))
     assert answer["type"] == "result", answer
     result = BenchResult.from_dict(answer["result"])
     with np.load(io.BytesIO(agent.bytes(answer["size"]))) as raw:
@@ -57,6 +59,10 @@ def test_a_real_model_is_measured_end_to_end(agent, mlp, feeds):
     assert set(result.comparisons) == {"b"}
     assert result.conditions["power_mode"]
     assert {layer["op"] for layer in answer["layers"]["mlp"]} >= {"MatMul"}
+    assert list(answer["peaks"]) == ["mlp"]
+    peaks = Peaks.from_dict(answer["peaks"]["mlp"])
+    assert peaks.macs_per_s["float32"].value > 0
+    assert peaks.bandwidth(0).unit == "B/s"
     assert [each["fraction"] for each in agent.progress] == sorted(
         each["fraction"] for each in agent.progress
     )
