@@ -24,11 +24,16 @@ def prune(
     importance: Annotated[
         str | None,
         typer.Option(
-            help="l2, l1, bn-scale, activation, taylor, fisher, geometric-median, random."
+            help="l2, l1, bn-scale, activation, reconstruction, taylor, fisher, "
+            "geometric-median, random."
         ),
     ] = None,
     allocation: Annotated[
-        str | None, typer.Option(help="uniform: every layer alike; global: the least important.")
+        str | None,
+        typer.Option(
+            help="uniform: every layer alike; global: the least important; sensitivity: what "
+            "loses least for a budget."
+        ),
     ] = None,
     attention: Annotated[
         str | None, typer.Option(help="What attention loses: heads or head-dim.")

@@ -57,9 +57,9 @@ def plan_pruning(
         )
     program = load(artifact.path, imports)
     calibration = None
-    if step.importance in ("activation", "taylor", "fisher"):
+    if step.scores_by_data:
         if data is None:
-            raise UsageError(f"Importance {step.importance!r} needs data.", "Give it with --data.")
+            raise UsageError(f"Importance {step.scoring!r} needs data.", "Give it with --data.")
         opened = open_data(data, Path.cwd())
         calibration = open_calibration(program, opened, task or Task(), step, seed=seed)
     decision = decide(program, step, seed=seed, calibration=calibration)

@@ -18,6 +18,9 @@ from edgekit.prune.importance import Scores
 
 Model = Callable[[Counts], int]
 
+_PRICES = (1e-6, 1e6)  # of all of a budget, in all that can be lost
+_HALVINGS, _SWEEPS, _CANDIDATES = 30, 6, 33
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -79,8 +82,10 @@ def allocate(
     least = model(smallest)
     if least > budget:
         return Plan(smallest, fits=False, value=least)
-    if config.allocation == "global":
+    if config.allocating == "global":
         kept = _global(levels, scores, model, budget)
+    elif config.allocating == "sensitivity":
+        kept = _cheapest(levels, [_losses(s) for s in scores], model, budget)
     else:
         kept = _uniform(levels, model, budget)
     return Plan(kept, fits=True, value=model(kept))
@@ -163,3 +168,69 @@ def _global(levels: list[list[int]], scores: list[Scores], model: Model, budget:
             if kept[number] == remains:
                 again |= _give_back(levels[number], kept, number, model, budget)
     return kept
+
+
+def _losses(scores: Scores) -> Scores:
+    """What is lost with k of n groups left, for k from 0 to n: shape (n + 1,), 0 at the end.
+
+    With a share e of a layer's importance gone, -log(1 - e): what is left of one layer multiplies
+    with what is left of the next, and no layer may lose all.
+    """
+    removed = np.concatenate([[0.0], np.cumsum(np.sort(scores))]) / max(scores.size, 1)
+    whole = max(float(removed[-1]), 1e-30)
+    lost: Scores = -whole * np.log1p(-removed / whole * (1 - 1e-9))
+    return lost[::-1]
+
+
+def _cheapest(levels: list[list[int]], losses: list[Scores], model: Model, budget: float) -> Counts:
+    """Lose least in all for the budget: least loss + price x value, at the price that meets it."""
+    low, high = _PRICES
+    scale = max(sum(float(loss[0]) for loss in losses), 1e-30) / model(
+        np.array([row[-1] for row in levels], dtype=np.int64)
+    )
+    best = np.array([row[0] for row in levels], dtype=np.int64)
+    for _ in range(_HALVINGS):
+        middle = (low * high) ** 0.5
+        kept = _at_price(levels, losses, model, middle * scale)
+        if model(kept) <= budget:
+            high, best = middle, kept
+        else:
+            low = middle
+    while True:
+        # Give back first where a level saves most; of equals, in the graph's order.
+        saved = [_saved(r, loss, k) for r, loss, k in zip(levels, losses, best, strict=True)]
+        order = sorted(range(len(levels)), key=lambda i: (-saved[i], i))
+        if not any(_give_back(levels[i], best, i, model, budget) for i in order):
+            return best
+
+
+def _saved(levels: list[int], loss: Scores, kept: int) -> float:
+    """What one level more would save."""
+    position = levels.index(int(kept))
+    following = levels[min(position + 1, len(levels) - 1)]
+    return float(loss[kept] - loss[following])
+
+
+def _at_price(levels: list[list[int]], losses: list[Scores], model: Model, price: float) -> Counts:
+    """Least loss + price x value, family by family until none changes any more."""
+    kept = np.array([row[-1] for row in levels], dtype=np.int64)
+    rows = [_spread(row) for row in levels]
+    for _ in range(_SWEEPS):
+        before = kept.copy()
+        for number, row in enumerate(rows):
+            found = []
+            for level in row:
+                kept[number] = level
+                found.append(float(losses[number][level]) + price * model(kept))
+            kept[number] = row[int(np.argmin(found))]
+        if np.array_equal(before, kept):
+            break
+    return kept
+
+
+def _spread(levels: list[int]) -> list[int]:
+    """At most `_CANDIDATES` of the levels, the first and the last among them."""
+    if len(levels) <= _CANDIDATES:
+        return levels
+    step = (len(levels) - 1) / (_CANDIDATES - 1)
+    return [levels[round(i * step)] for i in range(_CANDIDATES)]

@@ -9,6 +9,7 @@ from torch import Tensor
 from edgekit.graph.program import Program
 from edgekit.prune.config import Importance, PruneConfig
 from edgekit.prune.importance import Looked
+from edgekit.prune.reconstruction import input_grams
 from edgekit.prune.sensitivity import second_moments, squared_gradients
 from edgekit.train.batches import Batches, Minibatch
 from edgekit.train.config import TrainConfig
@@ -42,6 +43,8 @@ class Calibration:
         """Gather what an importance needs; None for one that needs nothing."""
         if importance == "activation":
             return Looked(moments=second_moments(program, self.inputs))
+        if importance == "reconstruction":
+            return Looked(grams=input_grams(program, self.inputs))
         if (importance == "taylor" or importance == "fisher") and self.loss is not None:
             return Looked(squared_gradients(program, self.batches, self.loss, kind=importance))
         return None
@@ -62,7 +65,7 @@ def open_calibration(
     Raises:
         UsageError: the split is empty or does not fit the network; the task has no loss.
     """
-    loss = task_loss(task, program) if config.importance in ("taylor", "fisher") else None
+    loss = task_loss(task, program) if config.scoring in ("taylor", "fisher") else None
     source = Batches(
         program, data, task, TrainConfig(batch_size=BATCH), seed=seed, split="calibration"
     )

@@ -7,8 +7,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Attention = Literal["heads", "head-dim"]
 Recovery = Literal["least-squares", "batch-norm"]
 Importance = Literal[
-    "l1", "l2", "bn-scale", "activation", "taylor", "fisher", "geometric-median", "random"
+    "l1", "l2", "bn-scale", "activation", "reconstruction", "taylor", "fisher",
+    "geometric-median", "random",
 ]  # fmt: skip
+Allocation = Literal["uniform", "global", "sensitivity"]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -23,10 +25,13 @@ class PruneConfig(BaseModel):
         parameters: fraction of the parameters to keep; met from below.
         importance: how channels are scored: `l1` and `l2` of their weights, `bn-scale` (of
             the batch norm), `activation` (what the layers behind would miss on calibration data),
-            `taylor` (weight times gradient of the loss), `fisher` (its diagonal of second order),
-            `geometric-median` (how little a channel resembles the others), `random`.
+            `reconstruction` (the same, once least squares have made up for it), `taylor` (weight
+            times gradient of the loss), `fisher` (its diagonal of second order),
+            `geometric-median` (how little a channel resembles the others), `random`. By default
+            `reconstruction` where `recovery` has least squares, otherwise `l2`.
         allocation: `uniform` takes the same ratio from every layer, `global` the least important
-            channels wherever they are.
+            channels wherever they are, `sensitivity` loses least importance in all for the budget.
+            By default `sensitivity` with `reconstruction` and a budget, otherwise `uniform`.
         layers: sparsity of single layers, by patterns on the user's module paths
             (`layers.0.*`); the first that matches counts.
         protect: patterns of layers whose width stays.
@@ -51,8 +56,8 @@ class PruneConfig(BaseModel):
     sparsity: Fraction | None = None
     macs: Fraction | None = None
     parameters: Fraction | None = None
-    importance: Importance = "l2"
-    allocation: Literal["uniform", "global"] = "uniform"
+    importance: Importance | None = None
+    allocation: Allocation | None = None
     layers: dict[str, Annotated[float, Field(ge=0, lt=1)]] = Field(default_factory=dict)
     protect: tuple[str, ...] = ()
     minimum_channels: int = Field(default=4, ge=1)
@@ -72,9 +77,29 @@ class PruneConfig(BaseModel):
         return self
 
     @property
+    def scoring(self) -> Importance:
+        """How channels are scored, given or by default."""
+        if self.importance is not None:
+            return self.importance
+        return "reconstruction" if "least-squares" in self.recovery else "l2"
+
+    @property
+    def allocating(self) -> Allocation:
+        """How layers share the budget, given or by default."""
+        if self.allocation is not None:
+            return self.allocation
+        budget = self.sparsity is None and self.scoring == "reconstruction"
+        return "sensitivity" if budget else "uniform"
+
+    @property
+    def scores_by_data(self) -> bool:
+        """Whether the importance needs calibration samples."""
+        return self.scoring in ("activation", "reconstruction", "taylor", "fisher")
+
+    @property
     def looks_at_data(self) -> bool:
         """Whether calibration samples are needed."""
-        return bool(self.recovery) or self.importance in ("activation", "taylor", "fisher")
+        return bool(self.recovery) or self.scores_by_data
 
     @property
     def amount(self) -> tuple[Literal["sparsity", "macs", "parameters"], float]:

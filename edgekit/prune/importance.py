@@ -17,6 +17,7 @@ from edgekit.errors import UsageError
 from edgekit.prune.atoms import Dims, Fixed
 from edgekit.prune.coupling import Coupling, attribute
 from edgekit.prune.families import Families
+from edgekit.prune.reconstruction import elimination_scores
 from edgekit.prune.sensitivity import (
     CONTRACTIONS,
     TRANSPOSED,
@@ -35,10 +36,12 @@ class Looked:
     Attributes:
         gradients: for `taylor` and `fisher`: parameter name to its mean squared gradients.
         moments: for `activation`: node name to the mean square of the channels that it reads.
+        grams: for `reconstruction`: node name to the covariance of what it reads.
     """
 
     gradients: Mapping[str, Tensor] = field(default_factory=dict)
     moments: Mapping[str, Tensor] = field(default_factory=dict)
+    grams: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def score_groups(
@@ -53,7 +56,8 @@ def score_groups(
         looked: for `taylor`, `fisher` and `activation`.
 
     Returns:
-        for each family the scores of its groups, shape (n,), mean 1 (0 where all are 0).
+        for each family the scores of its groups, shape (n,), mean 1 (0 where all are 0); for
+        `reconstruction` 1 for each layer that reads them.
 
     Raises:
         UsageError: `taylor`, `fisher` or `activation` without data.
@@ -62,11 +66,20 @@ def score_groups(
         generator = np.random.default_rng(seed)
         return [generator.random(f.groups.size) for f in families.families]
     looked = looked or Looked()
-    given = {"taylor": looked.gradients, "fisher": looked.gradients, "activation": looked.moments}
+    given = {
+        "taylor": looked.gradients,
+        "fisher": looked.gradients,
+        "activation": looked.moments,
+        "reconstruction": looked.grams,
+    }
     if importance in given and not given[importance]:
         raise UsageError(
             f"Importance {importance!r} needs data.", "Give data, or use importance 'l2'."
         )
+    if importance == "reconstruction":
+        weighed = score_groups(families, "l2", seed=seed)
+        found = elimination_scores(families, looked.grams)
+        return [w if s is None else s for s, w in zip(found, weighed, strict=True)]
     total = _totals(families.coupling, importance, looked)
     # A layer without a batch norm, or that only a recurrent one reads, goes by its weights.
     plain = _totals(families.coupling, "l2", looked) if np.isnan(total).any() else total

@@ -116,8 +116,8 @@ def decide(
     before = cost(program)
     warnings: list[str] = []
     fixed = _fixed(families, config, names, warnings)
-    looked = calibration.look(program, config.importance) if calibration else None
-    scores = score_groups(families, config.importance, seed=seed, looked=looked)
+    looked = calibration.look(program, config.scoring) if calibration else None
+    scores = score_groups(families, config.scoring, seed=seed, looked=looked)
     kept = _decide(program, families, config, scores, before, fixed, warnings)
     _warn_of_whole(families, config, warnings)
     if np.array_equal(kept, families.full()):
@@ -158,7 +158,7 @@ def _decide(
 ) -> Counts:
     """Number of groups to keep of each family."""
     what, amount = config.amount
-    if what == "sparsity" and config.allocation == "uniform":
+    if what == "sparsity" and config.allocating == "uniform":
         return same_ratio(families, config, fixed)
     if what == "sparsity":
         model, share = channels_model(families), 1 - amount

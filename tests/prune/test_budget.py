@@ -10,6 +10,7 @@ import torch
 from edgekit.errors import PassError, UsageError
 from edgekit.graph.capture import capture
 from edgekit.graph.cost import cost
+from edgekit.prune import allocation as allocating
 from edgekit.prune.allocation import levels_of, nearest_level
 from edgekit.prune.config import PruneConfig
 from edgekit.prune.coupling import analyse
@@ -56,7 +57,7 @@ def test_the_model_predicts_the_cost_exactly(name):
     assert parameters_model(families, known)(kept) == cost(pruned).parameters
 
 
-@pytest.mark.parametrize("allocation", ["uniform", "global"])
+@pytest.mark.parametrize("allocation", ["uniform", "global", "sensitivity"])
 @pytest.mark.parametrize(("what", "share"), [("macs", 0.3), ("parameters", 0.5)])
 @pytest.mark.parametrize("multiple", [None, 4])
 def test_no_network_that_keeps_more_fits_the_budget(allocation, what, share, multiple):
@@ -89,7 +90,7 @@ def test_a_residual_network_meets_a_macs_budget_in_multiples():
     torch.manual_seed(0)
     net = nets.Residual(widths=(32, 64, 128))
     program = capture(net, (torch.randn(2, 3, 16, 16),), dynamic=None)
-    for allocation in ("uniform", "global"):
+    for allocation in ("uniform", "global", "sensitivity"):
         pruned, report = prune(
             program, PruneConfig(macs=0.25, multiple=16, allocation=allocation), seed=0
         )
@@ -169,3 +170,44 @@ def test_a_network_without_a_free_channel_is_refused():
     with pytest.raises(PassError, match=r"frozen by: \(output\), \(input\)") as raised:
         prune(program, PruneConfig(sparsity=0.5), seed=0)
     assert raised.value.exit_code == 4
+
+
+def test_sensitivity_is_near_the_best_of_all_plans():
+    rng = np.random.default_rng(0)
+    levels = [list(range(1, n + 1)) for n in (5, 7, 4)]
+    for _ in range(20):
+        scores = [rng.gamma(0.5, size=len(row)) for row in levels]
+        losses = [allocating._losses(s) for s in scores]
+        cost_of = rng.integers(1, 9, size=4)
+
+        def model(kept, cost_of=cost_of):
+            a, b, c = (int(k) for k in kept)
+            return int(cost_of @ [a, a * b, b * c, c * c])
+
+        def lost(kept, losses=losses):
+            return sum(loss[k] for loss, k in zip(losses, kept, strict=True))
+
+        budget = 0.4 * model([5, 7, 4])
+        plans = [k for k in itertools.product(*levels) if model(k) <= budget]
+        kept = allocating._cheapest(levels, losses, model, budget)
+        assert model(kept) <= budget
+        best, found = min(map(lost, plans)), lost(kept)
+        worse = sum(lost(plan) < found for plan in plans)
+        assert found <= 1.35 * best
+        assert worse <= 0.1 * len(plans)
+
+
+def test_no_layer_loses_all_of_what_it_says():
+    lost = allocating._losses(np.array([3.0, 1.0, 0.0, 2.0]))
+    # Whole is 6 / 4; by share removed 0, 0, 1/6, 3/6, 1.
+    np.testing.assert_allclose(lost[1:], -1.5 * np.log([0.5, 5 / 6, 1, 1]), rtol=1e-6)
+    assert lost[0] > 20
+
+
+def test_many_levels_are_tried_at_some_and_filled_up():
+    levels = list(range(1, 301))
+    losses = [allocating._losses(np.linspace(1, 2, 300))] * 2
+    kept = allocating._cheapest([levels, levels], losses, lambda k: int(k[0] + 3 * k[1]), 500)
+    assert kept[0] + 3 * kept[1] <= 500
+    assert kept[0] + 3 * kept[1] + 1 > 500
+    assert kept[0] > kept[1]

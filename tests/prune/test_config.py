@@ -121,7 +121,7 @@ def test_bn_scale_keeps_the_largest_scales():
     assert hidden_kept(nets.program("mlp"), config) == expected
 
 
-@pytest.mark.parametrize("importance", ["taylor", "fisher", "activation"])
+@pytest.mark.parametrize("importance", ["taylor", "fisher", "activation", "reconstruction"])
 def test_an_importance_that_looks_at_data_says_so(importance):
     with pytest.raises(UsageError, match="needs data"):
         prune(nets.program("mlp"), PruneConfig(sparsity=0.5, importance=importance), seed=0)
@@ -235,3 +235,18 @@ def test_the_report_is_plain_data():
     data = report.to_dict()
     assert data["groups"] == ({"layers": ("b",), "before": 16, "after": 8},)
     assert data["frozen"]["aten.cumsum"] == {"parameters": 48, "layers": ("a",)}
+
+
+def test_defaults_follow_from_what_is_given():
+    plain, sparse, budget = (
+        PruneConfig(macs=0.5),
+        PruneConfig(sparsity=0.5, recovery=("least-squares",)),
+        PruneConfig(macs=0.5, recovery=("least-squares",)),
+    )
+    assert (plain.scoring, plain.allocating, plain.looks_at_data) == ("l2", "uniform", False)
+    assert (sparse.scoring, sparse.allocating) == ("reconstruction", "uniform")
+    assert (budget.scoring, budget.allocating) == ("reconstruction", "sensitivity")
+    norms = PruneConfig(macs=0.5, recovery=("batch-norm",))
+    assert (norms.scoring, norms.scores_by_data, norms.looks_at_data) == ("l2", False, True)
+    said = PruneConfig(macs=0.5, recovery=("least-squares",), importance="l1", allocation="global")
+    assert (said.scoring, said.allocating) == ("l1", "global")

@@ -8,13 +8,13 @@ from torch.nn import functional as F  # noqa: N812 - as everyone calls it
 
 from edgekit.errors import UsageError
 from edgekit.graph.capture import capture
-from edgekit.prune import recover
+from edgekit.prune import fittable, recover
 from edgekit.prune.calibration import Calibration
 from edgekit.prune.config import PruneConfig
 from edgekit.prune.prune import prune
 from edgekit.train.batches import Minibatch
 
-FIT = PruneConfig(sparsity=0.5, minimum_channels=1, recovery=("least-squares",))
+FIT = PruneConfig(sparsity=0.5, minimum_channels=1, importance="l2", recovery=("least-squares",))
 
 
 def samples(program, count=4, size=32):
@@ -126,7 +126,7 @@ def test_rows_of_a_convolution_are_its_products():
     ):
         x, weight = torch.randn(3, 4, 11, 9), torch.randn(5, 4, 2, 3)
         node = type("Node", (), {"meta": {"val": weight}})
-        rows = recover._windows({"weight": node, "groups": 1, **given})
+        rows = fittable._windows({"weight": node, "groups": 1, **given})
         expected = F.conv2d(x, weight, None, **given)
         answers = rows(x) @ weight.flatten(1).T
         torch.testing.assert_close(
