@@ -129,7 +129,14 @@ def distill(
     teacher: Annotated[Path, typer.Option("--teacher", help="An artifact or a .pt2 file.")],
     data: common.Data,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the data.")] = None,
+    loss: Annotated[
+        str | None,
+        typer.Option(help="kd, dist, dkd, token-kd, channel-kd, mean-squared-error or none."),
+    ] = None,
     temperature: Annotated[float | None, typer.Option(help="Softens both answers.")] = None,
+    label_weight: Annotated[
+        float | None, typer.Option(help="The labels' share of the loss; 0 needs no labels.")
+    ] = None,
     task: common.Task = "classification",
     set_: common.Set = None,
     imports: common.Imports = None,
@@ -143,7 +150,9 @@ def distill(
 
     fields = {
         "epochs": epochs,
+        "loss": loss,
         "temperature": temperature,
+        "label_weight": label_weight,
         "teacher": str(open_artifact(teacher, imports or ()).path.resolve()),
     }
     apply(

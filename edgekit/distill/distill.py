@@ -2,12 +2,10 @@
 
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
-from torch.nn import functional
 
 from edgekit.artifact import TensorSpec
-from edgekit.distill.losses import kd, relative_error
+from edgekit.distill.answers import answer_loss, class_axis, least_samples
 from edgekit.errors import UsageError
 from edgekit.progress import Progress
 from edgekit.train.batches import Minibatch
@@ -16,9 +14,9 @@ from edgekit.train.trainer import History, train
 
 if TYPE_CHECKING:
     from edgekit.data import Dataset
+    from edgekit.distill.config import DistillConfig
     from edgekit.graph.program import Program
     from edgekit.metrics import Task
-    from edgekit.train.config import TrainConfig
 
 
 def distill(
@@ -26,28 +24,22 @@ def distill(
     teacher: "Program",
     data: "Dataset",
     task: "Task",
-    config: "TrainConfig",
+    config: "DistillConfig",
     *,
-    temperature: float = 4.0,
-    label_weight: float = 0.1,
     seed: int,
     progress: Progress | None = None,
     threads: int | None = None,
 ) -> tuple["Program", History]:
     """Train a student on its teacher's outputs, and on the labels where they have a weight.
 
-    The loss is (1 - label_weight) · distillation + label_weight · the task's loss. Classes are
-    distilled with softened probabilities, numbers with the mean squared error. Outputs that the
-    task does not judge are kept close to the teacher's too.
+    The loss is (1 - label_weight) · distillation + label_weight · the task's loss.
 
     Args:
         student: the network that learns; it is not changed.
         teacher: the network that answers; it is not changed.
         data: samples; no targets are needed where `label_weight` is 0.
         task: what the networks are for.
-        config: the hyper-parameters of training.
-        temperature: both logits are divided by it before the softmax.
-        label_weight: the label loss's share, between 0 and 1.
+        config: the losses and the hyper-parameters of training.
         seed: of the order, the augmentation and dropout.
         progress: shows how far it is.
         threads: CPU threads; None leaves torch's.
@@ -59,15 +51,17 @@ def distill(
         UsageError: the two networks have other inputs or outputs, or data and task do not fit.
         PassError: the loss or the weights are not finite.
     """
-    if not 0 <= label_weight <= 1:
-        raise UsageError(f"label_weight is {label_weight}.", "Give a number between 0 and 1.")
-    if not temperature > 0:
-        raise UsageError(f"temperature is {temperature}.", "Give a positive number.")
-    check_outputs(student, teacher)
+    if config.loss == "none" and config.label_weight == 0:
+        raise UsageError(
+            "There is nothing to learn from: the loss is `none`, and labels have no weight.",
+            "Give `loss`, or a `label_weight` above 0.",
+        )
+    judged = next(s for s in student.outputs if s.name == output_name(task, student))
+    check_outputs(student, teacher, judged.name, class_axis(config, task, judged))
     labels = None
-    if label_weight > 0:
+    if config.label_weight > 0:
         labels = task_loss(task, student, label_smoothing=config.label_smoothing)
-    loss = _mixed(_distillation(task, student, temperature), labels, label_weight)
+    loss = _mixed(answer_loss(config, task, student), labels, config.label_weight)
     return train(
         student,
         data,
@@ -77,12 +71,19 @@ def distill(
         progress=progress,
         threads=threads,
         loss=loss,
-        teacher=teacher if label_weight < 1 else None,
+        teacher=teacher if config.label_weight < 1 else None,
+        least=least_samples(config),
     )
 
 
-def check_outputs(student: "Program", teacher: "Program") -> None:
+def check_outputs(student: "Program", teacher: "Program", judged: str, axis: int | None) -> None:
     """Refuse networks whose outputs cannot be compared.
+
+    Args:
+        student: its outputs are wanted.
+        teacher: its outputs are given.
+        judged: the output that the task judges.
+        axis: its axis of classes, None without one.
 
     Raises:
         UsageError: their names or shapes differ.
@@ -96,6 +97,14 @@ def check_outputs(student: "Program", teacher: "Program") -> None:
                 f" {_listed(teacher.outputs)}.",
                 "Give both networks the same outputs.",
             )
+        if len(spec.shape) == len(other.shape) and spec.name == judged and axis is not None:
+            ours, theirs = spec.shape[axis], other.shape[axis]
+            if isinstance(ours, int) and isinstance(theirs, int) and ours != theirs:
+                raise UsageError(
+                    f"The student's output is {spec}, the teacher's {other}: {ours} classes"
+                    f" and {theirs}.",
+                    "Give a teacher of the same classes.",
+                )
         # The first axis is the batch, which one of the two may have fixed.
         pairs = zip(spec.shape[1:], other.shape[1:], strict=False)
         fixed = [(a, b) for a, b in pairs if isinstance(a, int) and isinstance(b, int)]
@@ -108,26 +117,6 @@ def check_outputs(student: "Program", teacher: "Program") -> None:
 
 def _listed(specs: tuple[TensorSpec, ...]) -> str:
     return ", ".join(map(str, specs))
-
-
-def _distillation(task: "Task", student: "Program", temperature: float) -> Loss:
-    judged = output_name(task, student)
-    soft = task.kind in {"classification", "segmentation"}
-    floating = [s.name for s in student.outputs if getattr(torch, s.dtype).is_floating_point]
-
-    def loss(outputs: Outputs, batch: Minibatch) -> Tensor:
-        total = outputs[judged].new_zeros(())
-        for name in floating:
-            ours, theirs = outputs[name], batch.teacher[name]
-            if name != judged and task.kind != "none":
-                total = total + relative_error(ours, theirs)
-            elif not soft:
-                total = total + functional.mse_loss(ours, theirs)
-            else:
-                total = total + kd(ours, theirs, temperature)
-        return total
-
-    return loss
 
 
 def _mixed(distillation: Loss, labels: Loss | None, label_weight: float) -> Loss:

@@ -3,22 +3,18 @@
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from pydantic import Field
-
 from edgekit.artifact import Artifact, Format, content_hash
+from edgekit.distill.config import DistillConfig
 from edgekit.errors import PassError, UsageError
 from edgekit.passes.base import Context, Pass
 from edgekit.passes.capture import save_program
-from edgekit.train.config import TrainConfig
 
 
-class Distill(TrainConfig, Pass):
-    """Logit distillation (Hinton et al., 2015, arXiv:1503.02531), the original as the teacher.
+class Distill(DistillConfig, Pass):
+    """Distillation, with the original as the teacher unless another one is named.
 
     Attributes:
         teacher: `original`, or a `.pt2` file relative to the recipe.
-        temperature: both logits are divided by it before the softmax.
-        label_weight: the share of the label loss, between 0 (labels unused) and 1.
     """
 
     accepts: ClassVar[frozenset[Format]] = frozenset({"pt2"})
@@ -28,8 +24,6 @@ class Distill(TrainConfig, Pass):
 
     kind: Literal["distill"] = "distill"
     teacher: str = "original"
-    temperature: float = Field(default=4.0, gt=0)
-    label_weight: float = Field(default=0.1, ge=0, le=1)
 
     def reads(self, context: Context) -> tuple[str, ...]:
         """The teacher's content hash."""
@@ -49,8 +43,6 @@ class Distill(TrainConfig, Pass):
             context.data,
             context.task,
             self,
-            temperature=self.temperature,
-            label_weight=self.label_weight,
             seed=context.seed,
             progress=context.progress,
             threads=context.threads,

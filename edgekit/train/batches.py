@@ -61,6 +61,7 @@ class Batches:
         config: batch size and augmentation.
         seed: of the order and the augmentation.
         split: which split.
+        least: samples that a batch needs; a last batch of fewer joins the one before it.
         memory_bytes: samples that take less are kept as tensors.
 
     Raises:
@@ -76,6 +77,7 @@ class Batches:
         *,
         seed: int,
         split: str = "train",
+        least: int = 1,
         memory_bytes: int = MEMORY_BYTES,
     ) -> None:
         self._specs = program.inputs
@@ -85,7 +87,9 @@ class Batches:
         self._task = task
         self.rows = _usable(data, task, split)
         self.size, self._static = _batch_size(program, config.batch_size, len(self.rows))
+        _refuse_small(min(self.size, len(self.rows)), least)
         _refuse_single(program, min(self.size, len(self.rows)))
+        self._least = max(least, 2)
         if self._shift:
             _check_images(self._specs)
         first = self._fetch(self.rows[:1])  # whatever does not fit says so before it is all read
@@ -120,7 +124,8 @@ class Batches:
     def epoch(self, number: int) -> Iterator[tuple[NDArray[np.intp], Minibatch]]:
         """The batches of one epoch, shuffled and augmented.
 
-        A last batch of one sample joins the one before it: batch norm cannot be trained on it.
+        A last batch of one sample joins the one before it: batch norm cannot be trained on it. So
+        does one of too few samples for the loss.
 
         Args:
             number: the epoch; another one has another order.
@@ -140,7 +145,7 @@ class Batches:
         starts = list(range(0, count, self.size))
         stops = [*starts[1:], count]
         last = count - starts[-1]
-        if len(starts) > 1 and last < self.size and (self._static or last == 1):
+        if len(starts) > 1 and last < self.size and (self._static or last < self._least):
             starts.pop()
             stops.pop(-1 if self._static else -2)
         return list(zip(starts, stops, strict=True))
@@ -233,6 +238,14 @@ def _batch_size(program: Program, wanted: int, count: int) -> tuple[int, bool]:
             "Capture it with a dynamic batch, or give it more samples.",
         )
     return axis, True
+
+
+def _refuse_small(size: int, least: int) -> None:
+    if size < least:
+        raise UsageError(
+            f"The loss compares samples of a batch: it needs {least}, and a batch has {size}.",
+            "Raise `batch_size`, or give more training samples.",
+        )
 
 
 def _refuse_single(program: Program, size: int) -> None:

@@ -83,9 +83,8 @@ def cross_entropy(name: str, logits: Tensor, batch: Minibatch, label_smoothing: 
     Raises:
         UsageError: there are no targets, or they do not fit the logits.
     """
-    binary = is_binary(logits)
-    labels = _labels(name, logits, batch, 2 if binary else logits.shape[1])
-    if not binary:
+    labels = class_labels(name, logits, batch)
+    if not is_binary(logits):
         return functional.cross_entropy(logits, labels, label_smoothing=label_smoothing)
     wanted = labels.to(logits.dtype) * (1 - label_smoothing) + label_smoothing / 2
     flat = logits.reshape(labels.shape)
@@ -129,8 +128,22 @@ def _targets(batch: Minibatch) -> Tensor:
     return batch.targets
 
 
-def _labels(name: str, logits: Tensor, batch: Minibatch, classes: int) -> Tensor:
+def class_labels(name: str, logits: Tensor, batch: Minibatch) -> Tensor:
+    """The batch's labels, once they fit the logits.
+
+    Args:
+        name: the output's name, for messages.
+        logits: shape (n, classes, ...); (n,) and (n, 1, ...) hold logits of the second of two.
+        batch: its targets have the shape (n, ...) and hold class indices.
+
+    Returns:
+        The targets as int64.
+
+    Raises:
+        UsageError: there are no targets, or they are no classes of these logits.
+    """
     targets = _targets(batch)
+    classes = 2 if is_binary(logits) else logits.shape[1]
     expected = (*logits.shape[:1], *logits.shape[2:])
     if tuple(targets.shape) != expected:
         raise UsageError(

@@ -81,6 +81,7 @@ def train(
     threads: int | None = None,
     loss: Loss | None = None,
     teacher: Program | None = None,
+    least: int = 1,
 ) -> tuple[Program, History]:
     """Train a network on the training split; the other splits are not looked at.
 
@@ -95,6 +96,7 @@ def train(
         threads: CPU threads; None leaves torch's.
         loss: from (outputs by name, batch) to a scalar; the task's unless given.
         teacher: a network whose outputs each batch brings along, for a loss that wants them.
+        least: samples that the loss needs in a batch.
 
     Returns:
         The trained network, in eval mode, and how training went.
@@ -108,7 +110,7 @@ def train(
         task, program, label_smoothing=config.label_smoothing
     ))  # fmt: skip
     with reproducible(seed, threads):
-        batches = Batches(program, data, task, config, seed=seed)
+        batches = Batches(program, data, task, config, seed=seed, least=least)
         guide = None
         if teacher is not None:
             guide = Teacher(teacher, [spec.name for spec in program.inputs])

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import nn
 
+from edgekit.distill.config import DistillConfig
 from edgekit.distill.distill import distill
 from edgekit.errors import UsageError
 from edgekit.metrics import Task
@@ -16,8 +18,8 @@ LONG = {"epochs": 80, "batch_size": 50, "learning_rate": 0.03}
 
 
 def run(student, teacher, data, task=CLASSES, *, config=None, **options):
-    config = TrainConfig(**{"epochs": 1, "batch_size": 16, **(config or {})})
-    return distill(student, teacher, data, task, config, **{"seed": 0, "threads": 1, **options})
+    config = DistillConfig(**{"epochs": 1, "batch_size": 16, **(config or {}), **options})
+    return distill(student, teacher, data, task, config, seed=0, threads=1)
 
 
 def states(program):
@@ -84,7 +86,7 @@ def test_losses_are_mixed_by_their_weights(program, mlp, two_moons, teacher) -> 
     "options", [{"label_weight": -0.1}, {"label_weight": 1.5}, {"temperature": 0}]
 )
 def test_options_out_of_range(program, mlp, two_moons, teacher, options) -> None:
-    with pytest.raises(UsageError, match=next(iter(options))):
+    with pytest.raises(ValidationError, match=next(iter(options))):
         run(program(mlp(), 2), teacher, two_moons, **options)
 
 
