@@ -106,7 +106,8 @@ def _hold(name: str, gate: Gate, branch: str, found: tuple[Figure, str]) -> Gate
 
 def _which_end(observed: Figure, gate: Gate, value: float | None) -> str:
     if value != observed.value:
-        return " at the unfavourable end of its 95 % interval"
+        ends = "range over windows" if observed.unit in {"j", "J"} else "95 % interval"
+        return f" at the unfavourable end of its {ends}"
     no_interval = observed.low is None and observed.high is None
     if gate.on == "bound" and no_interval and observed.unit == "ms":
         return " without an interval, since the latency drifted"

@@ -7,6 +7,8 @@ import sys
 import pytest
 
 from edgekit.bench.meters.command import Command, watts_of
+from edgekit.bench.meters.ina3221 import Ina3221
+from edgekit.bench.meters.odpm import Odpm
 from edgekit.bench.meters.pmic import Pmic, rails_of
 from edgekit.bench.meters.power_supply import PowerSupply
 from edgekit.bench.meters.programs import run_program
@@ -148,6 +150,40 @@ def test_a_battery_that_tells_nothing_says_why(tmp_path, files, says):
         PowerSupply(tmp_path).__enter__().window().__enter__()
 
 
+def test_files_that_may_not_be_read_are_named_with_the_mend(tmp_path, monkeypatch):
+    battery(tmp_path, power_now=1)
+    chip = tmp_path / "sys/class/hwmon/hwmon0"
+    rails = tmp_path / "sys/bus/iio/devices/iio:device0/energy_value"
+    for path, text in (
+        (chip / "name", "ina3221"),
+        (chip / "in1_label", "VDD_IN"),
+        (chip / "in1_input", "5000"),
+        (chip / "curr1_input", "1"),
+        (rails, "CH0(T=1)[A], 1"),
+    ):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{text}\n", encoding="utf-8")
+    read = type(tmp_path).read_text
+
+    def refuse(path, *arguments, **options):
+        if path.name in ("power_now", "curr1_input", "energy_value"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return read(path, *arguments, **options)
+
+    monkeypatch.setattr(type(tmp_path), "read_text", refuse)
+    for meter, mend in (
+        (PowerSupply(tmp_path), "permissions"),
+        (Ina3221(tmp_path), "permissions of /sys/class/hwmon"),
+        (Odpm(tmp_path), "root"),
+    ):
+        probe = meter.probe()
+        assert not probe.ok
+        assert "Permission denied" in probe.reason
+        assert mend in probe.fix
+        with pytest.raises(UnavailableError, match="Permission denied"):
+            meter.__enter__()
+
+
 def python(code):
     return [sys.executable, "-c", code]
 
@@ -188,15 +224,12 @@ def test_a_program_that_prints_one_number_is_called_again_and_again(clock):
 def test_a_program_that_ends_in_mid_window_makes_it_invalid():
     code = "import time\nfor _ in range(30): print(1.0, flush=True); time.sleep(0.01)"
     with Command(python(code)) as meter:
-        with meter.window() as window:
-            meter._process.wait()
-            meter._reader.join()
-            with pytest.raises(UnavailableError, match="ended while it was needed"):
-                window.poll()
-            window.close(sampled=False) if window._failure else None
-            window._failure = window._failure or UnavailableError("ended", "")
-        with pytest.raises(UnavailableError, match="ended"):
-            _ = window.reading
+        window = meter.window()
+        window.__enter__()
+        meter._process.wait()
+        meter._reader.join()
+        with pytest.raises(UnavailableError, match="ended while it was needed"):
+            window.__exit__(None, None, None)
 
 
 @pytest.mark.parametrize(

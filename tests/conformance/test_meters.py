@@ -117,7 +117,7 @@ def test_the_joules_are_the_known_ones(board: Board, name: str, busy: bool):
             with meter.window(board.work):
                 pass
         with meter.window(board.work if busy else None) as window:
-            window.keep(max(6.0, 20 * (meter.period_s or 0)))
+            window.keep(max(6.0, min(12.0, 20 * (meter.period_s or 0))))
         board.clock.sleep(0.1)
         reading = window.reading
     joules = sum(reading.domains_j[domain] for domain in meter.primary)

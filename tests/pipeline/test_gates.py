@@ -68,6 +68,15 @@ def test_an_estimate_passes_only_where_it_is_allowed() -> None:
     assert verdict((step,), energy_j={"budget": 1.0, "allow": "estimated"})
 
 
+def test_a_gate_on_energy_holds_the_worst_window() -> None:
+    figure = Figure(value=0.9, low=0.8, high=1.1, unit="J")
+    step = QUANTIZED.model_copy(update={"energy_j": figure})
+    (gate,) = hold(Gates.model_validate({"energy_j": 1.0}), "pi5", ORIGINAL, (step,))
+    assert not gate.passed
+    assert "the unfavourable end of its range over windows" in gate.message
+    assert verdict((step,), energy_j={"budget": 1.0, "on": "value"})
+
+
 def test_an_engine_is_judged_by_the_file_it_was_built_from() -> None:
     steps = (QUANTIZED, ENGINE)
     (gate,) = hold(Gates.model_validate({"accuracy_drop": 0.01}), "rtx", ORIGINAL, steps)

@@ -55,18 +55,14 @@ class PowerSupply:
     def probe(self) -> Availability:
         """Say whether a battery feeds this device, and tells its power."""
         try:
-            files = self._find()
-            self._check_discharging(files)
-            for path in (path for paths in files.values() for path in paths):
-                _integer(path)
+            files = self._ready()
         except UnavailableError as e:
             return Availability(ok=False, reason=e.message, fix=e.hint)
         return Availability(ok=True, reason=f"On battery: {', '.join(files)}.")
 
     def __enter__(self) -> "PowerSupply":
         """Find the batteries, and what their gauges tell."""
-        files = self._find()
-        self._check_discharging(files)
+        files = self._ready()
         self.primary = tuple(files)
         if any(paths[0].name == "energy_now" for paths in files.values()):
             self._inner = self._counter(files)
@@ -99,6 +95,13 @@ class PowerSupply:
             raise UnavailableError("power-supply: the meter is not open.", "Enter it first.")
         with self._inner.window(load, align=align) as window:
             yield window
+
+    def _ready(self) -> Powers:
+        files = self._find()
+        self._check_discharging(files)
+        for path in (path for paths in files.values() for path in paths):
+            _integer(path)
+        return files
 
     def _counter(self, files: Powers) -> CounterMeter:
         """A meter over what is left in the batteries, where they tell nothing else."""

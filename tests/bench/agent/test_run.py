@@ -3,7 +3,9 @@
 import io
 import os
 import platform
+import shlex
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from onnx import TensorProto, external_data_helper, helper
 
 from edgekit.bench import BenchResult
 from edgekit.bench.roofline import Peaks
-from tests.bench.agent.harness import FOREVER, gone, npz
+from tests.bench.agent.harness import FOREVER, gone, npz, protocol
 
 
 def save_division(path: Path) -> Path:
@@ -69,6 +71,22 @@ def test_a_real_model_is_measured_end_to_end(agent, mlp, feeds):
     assert agent.end() == 0
     assert list((agent.root() / "work").iterdir()) == []
     assert (agent.root() / "lock").read_bytes() == b""
+
+
+def test_a_meters_name_travels_with_its_argument(agent, mlp, feeds):
+    """Constant power of a program on the device: whatever the load, joules a second are that."""
+    code = "import time\nwhile True: print(7.5, flush=True); time.sleep(0.1)"
+    meter = f"command:{shlex.join([sys.executable, '-c', code])}"
+    rules = protocol(idle_s=0.5, window_s=0.5, windows=1)
+    assert agent.ask({"type": "lock"}) == {"type": "locked"}
+    order = agent.run(agent.subject(mlp, feeds), protocol=rules, meters=["ina3221", meter])
+    answer = agent.ask(order)
+    assert answer["type"] == "result", answer
+    energy = BenchResult.from_dict(answer["result"]).subject("mlp").energy
+    assert energy.meter == meter
+    assert energy.power_w.value == pytest.approx(7.5)
+    assert energy.energy_j.label == "measured"
+    agent.bytes(answer["size"])
 
 
 def test_external_data_is_found_beside_the_model(agent, mlp, feeds, tmp_path):
