@@ -94,6 +94,16 @@ def _within_groups(op: Op, x: Dim, w: Dims, groups: int) -> tuple[Dim, Ids]:
     return w0.reshape(-1), np.concatenate([w0[0], w1])
 
 
+@rule("_weight_norm")
+def weight_norm(op: Op) -> Value:
+    """w[o,…] = g[o]·v[o,…]/‖v[o,…]‖: the norm is that of what stays."""
+    v, g = op.dims("v"), op.dims("g")
+    axis = op.axis("dim", len(v))
+    if op.policy.normalization == "keep":
+        op.freeze([d for a, d in enumerate(v) if a != axis])
+    return (*v[:axis], op.unite(v[axis], g[axis]), *v[axis + 1 :])
+
+
 @rule("linear")
 def linear(op: Op) -> Value:
     """y[…,o] = Σ_i x[…,i]·w[o,i] + bias[o]."""

@@ -7,10 +7,10 @@ from edgekit.prune.registry import Decline, Kept, Op, Value, count, rule
 
 
 @rule(
-    "hardswish", "log_sigmoid", "softsign", "tanhshrink", "rrelu", "contiguous", "detach", "alias",
-    "lift_fresh_copy", "to", "_to_copy", "type_as", "float", "double", "half", "dropout",
-    "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "zeros_like", "ones_like",
-    "full_like", "hardsigmoid", "clone", "detach_", "relu6", "silu", "mish", "selu", "celu",
+    "hardswish", "log_sigmoid", "rrelu", "contiguous", "detach", "alias", "lift_fresh_copy", "to",
+    "_to_copy", "type_as", "dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout",
+    "zeros_like", "ones_like", "full_like", "hardsigmoid", "clone", "relu6", "silu", "mish", "selu",
+    "celu",
 )  # fmt: skip
 def unary(op: Op) -> Value:
     """y[i] = f(x[i]): the same indices. A second tensor, if any, only lends its dtype."""

@@ -60,6 +60,15 @@ def _joined(parts: list[Dim]) -> Dim:
     return np.concatenate(ids) if len(ids) == len(parts) > 1 else parts[0]
 
 
+def _stay_apart(op: Op, state: Dim, cell: Dim) -> None:
+    """Keep more units than they are projected to: equal numbers mean to PyTorch no projection.
+
+    Unit i goes with entry i of the state. Of the units beyond one always stays, as of any width.
+    """
+    units, entries = op.ids(cell, 0), op.ids(state, 0)
+    op.unite(units[: entries.size], entries)
+
+
 @rule("lstm", "gru", "rnn_tanh", "rnn_relu")
 def recurrent(op: Op) -> Value:
     """Stacked, bidirectional, with or without projection.
@@ -75,7 +84,9 @@ def recurrent(op: Op) -> Value:
         raise Decline
     x, state, cell = op.dims("input"), state_dims[0][-1], state_dims[-1][-1]
     projected = op.shape(hx[0])[-1] != op.shape(hx[-1])[-1]
-    if not projected:
+    if projected:
+        _stay_apart(op, state, cell)
+    else:
         op.unite(state, cell)
     op.freeze(x[:-1])
     for dims in state_dims:
@@ -103,6 +114,8 @@ def cell(op: Op) -> Value:
         # The first state is an input of the network: it names the units.
         op.freeze([d for name in ("w_ih", "w_hh") for d in op.dims(name)])
         op.freeze(x[-1])
+    for dims in state_dims:
+        op.unite(*(d for pair in zip(x[:-1], dims[:-1], strict=True) for d in pair))
     for dims in state_dims[1:]:
         op.unite(unit, dims[-1])
     names = [n for n in ("w_ih", "w_hh", "b_ih", "b_hh") if op.arguments.get(n) is not None]

@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from torch.fx import Node
 
 from edgekit.prune.atoms import SINGLE, WINDOW, Dim, Fixed
@@ -34,11 +35,16 @@ def view(op: Op) -> Value:
     return refactor(op, op.dims("self"), op.shape("self"), op.out_shape)
 
 
-@rule("flatten", "squeeze", "unsqueeze", "view_as", "reshape_as")
+@rule("view_as", "reshape_as")
+def view_as(op: Op) -> Value:
+    """A view with the sizes of another tensor."""
+    made = refactor(op, op.dims("self"), op.shape("self"), op.out_shape)
+    return tuple(op.unite(a, b) for a, b in zip(made, op.dims("other"), strict=True))
+
+
+@rule("flatten", "squeeze", "unsqueeze")
 def reshaped(op: Op) -> Value:
     """A view whose sizes follow from its input's."""
-    if "other" in op.arguments:
-        raise Decline
     return refactor(op, op.dims("self"), op.shape("self"), op.out_shape)
 
 
@@ -196,8 +202,10 @@ def split(op: Op) -> Value:
     if isinstance(dim, Fixed):
         return [x for _ in op.node.meta["val"]]
     ends = np.cumsum(_parts(op))
-    pieces = [p if p.size > 1 else _single(op, p) for p in np.split(dim, ends[:-1])]
-    return [(*x[:axis], p, *x[axis + 1 :]) for p in pieces]
+    pieces = np.split(dim, ends[:-1])
+    op.freeze(np.concatenate([p[:0] if p.size > 1 else p for p in pieces]))
+    parts: list[Dim] = [p if p.size > 1 else Fixed(SINGLE) for p in pieces]
+    return [(*x[:axis], p, *x[axis + 1 :]) for p in parts]
 
 
 def _single(op: Op, dim: Any) -> Fixed:
@@ -205,12 +213,12 @@ def _single(op: Op, dim: Any) -> Fixed:
     return Fixed(SINGLE)
 
 
-def _bounds(op: Op, size: Size) -> tuple[int, int]:
+def _bounds(op: Op, size: Size) -> tuple[int, int, int]:
     start, end, step = (op.arguments[n] for n in ("start", "end", "step"))
     start, end = (0 if start is None else start), (size if end is None else end)
-    if step != 1 or not all(isinstance(v, int) for v in (start, end, size)):
+    if not all(isinstance(v, int) for v in (start, end, step, size)):
         raise Decline
-    return slice(start, end).indices(size)[:2]
+    return slice(start, end, step).indices(size)
 
 
 def _is_whole(op: Op) -> bool:
@@ -224,23 +232,40 @@ def _set_slice(op: Op, kept: Kept) -> None:
     dim = x[axis]
     if isinstance(dim, Fixed) or _is_whole(op):
         return
-    start, end = _bounds(op, op.shape("self")[axis])
+    start, end, step = _bounds(op, op.shape("self")[axis])
     mask = kept.mask(dim)
+    if step != 1:
+        _set_picks(op, mask, axis, range(start, end, step))
+        return
     before = int(mask[:start].sum())
     op.set("start", before)
     op.set("end", before + int(mask[start:end].sum()))
 
 
+def _set_picks(op: Op, mask: npt.NDArray[np.bool_], axis: int, old: range) -> None:
+    """What stays of every second index, say, lies at no fixed step: name the indices."""
+    import torch
+
+    places = np.cumsum(mask) - 1
+    picks = [int(places[i]) for i in old if mask[i]]
+    module, name = op.node.graph.owning_module, f"{op.node.name}_index"
+    device = op.node.meta["val"].device
+    module.register_buffer(name, torch.tensor(picks, device=device))  # type: ignore[union-attr]
+    with op.node.graph.inserting_before(op.node):
+        index = op.node.graph.get_attr(name)
+    op.node.target = torch.ops.aten.index_select.default
+    op.node.args, op.node.kwargs = (op.arguments["self"], axis, index), {}
+
+
 @rule("slice", rewrite=_set_slice)
 def slice_(op: Op) -> Value:
-    """A range of indices."""
+    """A range of indices, perhaps with a step."""
     x = op.dims("self")
     axis = op.axis("dim", len(x))
     dim = x[axis]
     if isinstance(dim, Fixed) or _is_whole(op):
         return x
-    start, end = _bounds(op, op.shape("self")[axis])
-    part = dim[start:end]
+    part = dim[slice(*_bounds(op, op.shape("self")[axis]))]
     return (*x[:axis], part if part.size > 1 else _single(op, part), *x[axis + 1 :])
 
 

@@ -8,7 +8,8 @@ statistics are those of what stays: see `Policy.normalization`.
 import numpy as np
 
 from edgekit.prune.atoms import SINGLE, WINDOW, Dim, Fixed
-from edgekit.prune.registry import Decline, Kept, Op, Value, count, rule
+from edgekit.prune.registry import Kept, Op, Value, count, rule
+from edgekit.prune.rules_pointwise import pointwise
 
 
 def _per_channel(op: Op, channel: Dim, names: tuple[str, ...]) -> Dim:
@@ -89,14 +90,14 @@ def _windowed(op: Op, spatial: int) -> Value:
 
 
 @rule("max_pool1d", "avg_pool1d", "adaptive_avg_pool1d", "adaptive_max_pool1d",
-      "upsample_nearest1d", "upsample_linear1d", "_upsample_nearest_exact1d", "lp_pool1d",
+      "upsample_nearest1d", "upsample_linear1d", "_upsample_nearest_exact1d",
       "max_pool1d_with_indices", "reflection_pad1d", "replication_pad1d")  # fmt: skip
 def windowed_1d(op: Op) -> Value:
     """Works on the last dimension, in each channel alone."""
     return _windowed(op, 1)
 
 
-@rule("max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d", "lp_pool2d",
+@rule("max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d",
       "max_pool2d_with_indices", "upsample_nearest2d", "upsample_bilinear2d", "upsample_bicubic2d",
       "_upsample_nearest_exact2d", "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa",
       "reflection_pad2d", "replication_pad2d")  # fmt: skip
@@ -105,7 +106,7 @@ def windowed_2d(op: Op) -> Value:
     return _windowed(op, 2)
 
 
-@rule("max_pool3d", "avg_pool3d", "adaptive_avg_pool3d", "adaptive_max_pool3d", "lp_pool3d",
+@rule("max_pool3d", "avg_pool3d", "adaptive_avg_pool3d", "adaptive_max_pool3d",
       "max_pool3d_with_indices", "upsample_nearest3d", "upsample_trilinear3d",
       "_upsample_nearest_exact3d", "reflection_pad3d", "replication_pad3d")  # fmt: skip
 def windowed_3d(op: Op) -> Value:
@@ -130,7 +131,7 @@ def _reduced(op: Op, reduced: set[int]) -> Value:
     return [out for _ in found] if isinstance(found, tuple | list) else out
 
 
-@rule("sum", "linalg_vector_norm", "any")
+@rule("sum", "linalg_vector_norm", "norm", "any")
 def summed(op: Op) -> Value:
     """What is zero adds nothing: any index may go, and a whole dimension that is a number of them.
 
@@ -138,7 +139,8 @@ def summed(op: Op) -> Value:
     """
     x = op.dims("self")
     axes = _axes(op, len(x))
-    order = op.arguments.get("ord", 2)
+    order = op.arguments.get("ord", op.arguments.get("p", 2))
+    order = 2 if order is None else order
     if not (isinstance(order, int | float) and order > 0):
         op.freeze([x[a] for a in axes])
     return _reduced(op, axes)
@@ -155,12 +157,12 @@ def averaged(op: Op) -> Value:
 
 
 @rule("amax", "amin", "max", "min", "std", "argmax", "argmin", "prod", "logsumexp", "all",
-      "var_mean", "std_mean", "norm", "median")  # fmt: skip
+      "var_mean", "std_mean", "median")  # fmt: skip
 def reduction(op: Op) -> Value:
     """One number for a whole dimension: that dimension must stay, the others pass."""
     x = op.dims("self")
-    if isinstance(op.arguments.get("other"), type(op.node)):
-        raise Decline
+    if "other" in op.arguments:  # the larger or smaller of two tensors, element by element
+        return pointwise(op)
     reduced = _axes(op, len(x))
     op.freeze([x[a] for a in reduced])
     return _reduced(op, reduced)

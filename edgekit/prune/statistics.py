@@ -48,12 +48,14 @@ def _affine(y: Tensor, given: Mapping[str, Any], axis: int) -> Tensor:
 
 
 def _layer_norm(given: Mapping[str, Any], cuts: Sequence[Cut]) -> Tensor:
+    """Over the last dimension: where there are several, none of them loses indices."""
     x, axis = given["input"], given["input"].dim() - 1
     mean, variance, _ = _moments(x, _kept(x, cuts, [axis]), [axis])
     return _affine((x - mean) / torch.sqrt(variance + given["eps"]), given, axis)
 
 
 def _rms_norm(given: Mapping[str, Any], cuts: Sequence[Cut]) -> Tensor:
+    """As `_layer_norm`, without the mean."""
     x, axis = given["input"], given["input"].dim() - 1
     eps = torch.finfo(x.dtype).eps if given["eps"] is None else given["eps"]
     kept = _kept(x, cuts, [axis])
@@ -128,5 +130,7 @@ def over_kept(
     bound, values = bind(node), dict(zip((a.name for a in schema.arguments), args, strict=False))
     cuts = removed.get(getattr(bound[name], "name", ""), [])
     if not cuts or (schema.name == "aten::group_norm" and bound["num_groups"] != 1):
+        return None
+    if len(bound.get("normalized_shape", (0,))) > 1:
         return None
     return function({**bound, **values, **kwargs}, cuts)

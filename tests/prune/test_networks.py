@@ -39,7 +39,7 @@ WIDTHS = {
     "multi-head": ["embed+attend 16", "attend 16"],
     "tagger": ["embed 8", "inner 12", "lstm 10", "mid 14"],
     "recurrent": ["first 8", "stacked 10", "gru 6", "plain 6"],
-    "projected": ["lstm 8", "lstm 6"],
+    "projected": ["lstm 6", "lstm 2"],
     "cells": ["encode 8", "cell 10", "other 6"],
     "tied": ["embed+twice+outer 16", "inner 20"],
     "products": ["w1 12", "w2+token 10"],
