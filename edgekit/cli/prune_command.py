@@ -21,6 +21,9 @@ def prune(
     parameters: Annotated[
         float | None, typer.Option(help="Share of parameters to keep, 0 to 1.")
     ] = None,
+    size_bytes: Annotated[
+        int | None, typer.Option(min=1, help="Most bytes that the weights may take.")
+    ] = None,
     importance: Annotated[
         str | None,
         typer.Option(
@@ -67,6 +70,7 @@ def prune(
         "sparsity": sparsity,
         "macs": macs,
         "parameters": parameters,
+        "size_bytes": size_bytes,
         "importance": importance,
         "allocation": allocation,
         "attention": attention,
@@ -108,9 +112,10 @@ def _plan(
     from edgekit.cli import show_pruning
     from edgekit.passes.prune import Prune
     from edgekit.pipeline.pruning import plan_pruning
+    from edgekit.prune.config import AMOUNTS
 
     given = {k: v for k, v in fields.items() if v is not None} | common.settings(set_)
-    if layer and not {"sparsity", "macs", "parameters"} & set(given):
+    if layer and not set(AMOUNTS) & set(given):
         given["sparsity"] = 0.5
     with common.progress():
         found = plan_pruning(

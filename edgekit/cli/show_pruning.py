@@ -6,7 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edgekit.cli.common import out_console
-from edgekit.cli.show import count
+from edgekit.cli.show import count, size
 
 
 def plan(found: dict[str, Any]) -> None:
@@ -20,10 +20,12 @@ def plan(found: dict[str, Any]) -> None:
             shown = ", ".join(layers[:3]) + (f" and {len(layers) - 3} more" * (len(layers) > 3))
             table.add_row(Text(cause), count(frozen["parameters"]), Text(shown))
         console.print(table)
-    for name, key in (("MACs", "macs"), ("weights", "parameters")):
+    for name, key, spell in (
+        ("MACs", "macs", count), ("weights", "parameters", count), ("size", "weight_bytes", size)
+    ):  # fmt: skip
         before, after = found[f"{key}_before"], found[f"{key}_after"]
         share = f" ({after / before:.1%})" if before else ""
-        console.print(f"{name:8} {count(before)} -> {count(after)}{share}", highlight=False)
+        console.print(f"{name:8} {spell(before)} -> {spell(after)}{share}", highlight=False)
     for warning in found["warnings"]:
         console.print(Text(warning, style="yellow"))
 

@@ -5,10 +5,10 @@ are its *levels*. A plan starts below the budget and then gives back levels whil
 no single level more would fit in the end.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from math import gcd
+from typing import Protocol
 
 import numpy as np
 
@@ -16,7 +16,22 @@ from edgekit.prune.config import PruneConfig
 from edgekit.prune.families import Counts, Families, Family
 from edgekit.prune.importance import Scores
 
-Model = Callable[[Counts], int]
+
+class Model(Protocol):
+    """What a budget counts: MACs, weights, bytes, or what was measured on a device.
+
+    It is asked for whole plans and need not be monotone, nor a sum over families: a plan that is
+    found fits the budget by the model's own answer.
+    """
+
+    def __call__(self, kept: Counts) -> float:
+        """What a plan costs.
+
+        Args:
+            kept: number of groups that stay of each family, shape (families,).
+        """
+        ...
+
 
 _PRICES = (1e-6, 1e6)  # of all of a budget, in all that can be lost
 _HALVINGS, _SWEEPS, _CANDIDATES = 30, 6, 33
@@ -34,7 +49,7 @@ class Plan:
 
     kept: Counts
     fits: bool
-    value: int
+    value: float
 
 
 def levels_of(family: Family, config: PruneConfig) -> list[int]:

@@ -11,18 +11,22 @@ Importance = Literal[
     "geometric-median", "random",
 ]  # fmt: skip
 Allocation = Literal["uniform", "global", "sensitivity"]
+Amount = Literal["sparsity", "macs", "parameters", "size_bytes"]
+AMOUNTS: tuple[Amount, ...] = ("sparsity", "macs", "parameters", "size_bytes")
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 
 class PruneConfig(BaseModel):
     """Structured pruning: how much to remove, by which score, where not.
 
-    Exactly one of `sparsity`, `macs` and `parameters` says how much.
+    Exactly one of `sparsity`, `macs`, `parameters` and `size_bytes` says how much.
 
     Attributes:
         sparsity: fraction of the channels to remove, of every layer (uniform) or in all (global).
         macs: fraction of the multiply-accumulates to keep; met from below.
         parameters: fraction of the parameters to keep; met from below.
+        size_bytes: most bytes that the weights may take: trained tensors and floating-point
+            buffers, each in its own precision; met from below.
         importance: how channels are scored: `l1` and `l2` of their weights, `bn-scale` (of
             the batch norm), `activation` (what the layers behind would miss on calibration data),
             `reconstruction` (the same, once least squares have made up for it), `taylor` (weight
@@ -56,6 +60,7 @@ class PruneConfig(BaseModel):
     sparsity: Fraction | None = None
     macs: Fraction | None = None
     parameters: Fraction | None = None
+    size_bytes: int | None = Field(default=None, ge=1)
     importance: Importance | None = None
     allocation: Allocation | None = None
     layers: dict[str, Annotated[float, Field(ge=0, lt=1)]] = Field(default_factory=dict)
@@ -70,10 +75,10 @@ class PruneConfig(BaseModel):
 
     @model_validator(mode="after")
     def _one_amount(self) -> Self:
-        given = [n for n in ("sparsity", "macs", "parameters") if getattr(self, n) is not None]
+        given = [name for name in AMOUNTS if getattr(self, name) is not None]
         if len(given) != 1:
             said = " and ".join(given) or "none of them"
-            raise ValueError(f"give exactly one of sparsity, macs and parameters, not {said}")
+            raise ValueError(f"give exactly one of {', '.join(AMOUNTS)}, not {said}")
         return self
 
     @property
@@ -102,10 +107,10 @@ class PruneConfig(BaseModel):
         return bool(self.recovery) or self.scores_by_data
 
     @property
-    def amount(self) -> tuple[Literal["sparsity", "macs", "parameters"], float]:
-        """Which of the three was given, and its value."""
-        if self.sparsity is not None:
-            return "sparsity", self.sparsity
-        if self.macs is not None:
-            return "macs", self.macs
-        return "parameters", self.parameters or 1.0
+    def amount(self) -> tuple[Amount, float]:
+        """Which of the amounts was given, and its value."""
+        for name in AMOUNTS:
+            value = getattr(self, name)
+            if value is not None:
+                return name, float(value)
+        raise AssertionError("the validator lets no configuration without an amount pass")

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 from torch.fx import Node
 
 from edgekit.graph.cost import Cost
 from edgekit.graph.equation import letters
 from edgekit.graph.program import Program
+from edgekit.prune.atoms import WINDOW, Fixed
 from edgekit.prune.coupling import attribute
 from edgekit.prune.families import Counts, Families
 from edgekit.prune.registry import Op, Size
@@ -68,6 +69,31 @@ def parameters_model(families: Families, known: Cost) -> Polynomial:
     model = _polynomial(families, terms, int, 0)
     missing = known.parameters - model(families.full())
     return Polynomial(missing, model.constants, model.rows, model.base, model.share)
+
+
+def bytes_model(families: Families, known: int) -> Polynomial:
+    """Bytes of the trained tensors and floating-point buffers, tied ones counted once."""
+    coupling = families.coupling
+    terms: list[list[Factor]] = []
+    for name, dims in coupling.tensors.items():
+        tensor: Tensor = attribute(coupling.module, name)
+        if tensor.is_floating_point():
+            width: Factor = (Fixed(WINDOW), tensor.element_size())
+            terms.append([width, *zip(dims, tensor.shape, strict=True)])
+    model = _polynomial(families, terms, int, 0)
+    missing = known - model(families.full())
+    return Polynomial(missing, model.constants, model.rows, model.base, model.share)
+
+
+def weight_bytes(program: Program) -> int:
+    """What `bytes_model` counts, of a program as it is."""
+    repeated = {name for group in program.ties for name in group[1:]}
+    tensors = {**program.exported.constants, **program.exported.state_dict}
+    return sum(
+        t.numel() * t.element_size()
+        for name, t in tensors.items()
+        if isinstance(t, Tensor) and t.is_floating_point() and name not in repeated
+    )
 
 
 def channels_model(families: Families) -> Polynomial:

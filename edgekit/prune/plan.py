@@ -13,11 +13,18 @@ from edgekit.errors import PassError, UsageError
 from edgekit.graph.cost import Cost, cost
 from edgekit.graph.program import Program
 from edgekit.prune.allocation import Plan, allocate, levels_of, same_ratio
-from edgekit.prune.config import Attention, PruneConfig
+from edgekit.prune.config import Amount, Attention, PruneConfig
 from edgekit.prune.coupling import Coupling, analyse
 from edgekit.prune.families import Counts, Families, find_families, layer_of, weighted_nodes
 from edgekit.prune.importance import Scores, score_groups
-from edgekit.prune.model import channels_model, macs_model, parameters_model
+from edgekit.prune.model import (
+    Polynomial,
+    bytes_model,
+    channels_model,
+    macs_model,
+    parameters_model,
+    weight_bytes,
+)
 from edgekit.prune.registry import Policy
 from edgekit.prune.report import Frozen, PruneReport, frozen_by, group_changes
 from edgekit.prune.shrink import Keep
@@ -81,6 +88,8 @@ class Decision:
             macs_after=macs_model(self.program, self.families, self.before)(self.kept),
             parameters_before=self.before.parameters,
             parameters_after=parameters_model(self.families, self.before)(self.kept),
+            weight_bytes_before=weight_bytes(self.program),
+            weight_bytes_after=bytes_model(self.families, weight_bytes(self.program))(self.kept),
             zero_mask_max_error=None,
             zero_mask_dtype="",
             warnings=self.warnings,
@@ -160,16 +169,13 @@ def _decide(
     what, amount = config.amount
     if what == "sparsity" and config.allocating == "uniform":
         return same_ratio(families, config, fixed)
-    if what == "sparsity":
-        model, share = channels_model(families), 1 - amount
-    elif what == "macs":
-        model, share = macs_model(program, families, before), amount
-    else:
-        model, share = parameters_model(families, before), amount
+    model = _model(what, program, families, before)
     whole = model(families.full())
-    plan = allocate(families, config, scores, model, share * whole, fixed)
+    share = 1 - amount if what == "sparsity" else amount
+    budget = amount if what == "size_bytes" else share * whole
+    plan = allocate(families, config, scores, model, budget, fixed)
     if not plan.fits and what != "sparsity":
-        _out_of_reach(plan, what, share, whole)
+        _out_of_reach(plan, what, amount, whole)
     if not plan.fits:
         warnings.append(
             f"Sparsity {amount:g} is out of reach within minimum_channels, multiple and protected "
@@ -178,7 +184,23 @@ def _decide(
     return plan.kept
 
 
+def _model(what: Amount, program: Program, families: Families, before: Cost) -> Polynomial:
+    if what == "sparsity":
+        return channels_model(families)
+    if what == "macs":
+        return macs_model(program, families, before)
+    if what == "parameters":
+        return parameters_model(families, before)
+    return bytes_model(families, weight_bytes(program))
+
+
 def _out_of_reach(plan: Plan, what: str, share: float, whole: int) -> None:
+    if what == "size_bytes":
+        raise UsageError(
+            f"A budget of {share:.0f} bytes cannot be met: the smallest network that the minimum, "
+            f"the multiple and the protected layers leave takes {plan.value:.0f} of {whole}.",
+            f"Ask for size_bytes of at least {plan.value:.0f}, or loosen the limits.",
+        )
     closest = plan.value / whole
     raise UsageError(
         f"A budget of {what}={share:g} cannot be met: the smallest network that the minimum, the "

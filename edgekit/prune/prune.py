@@ -12,8 +12,9 @@ from edgekit.graph.cost import cost
 from edgekit.graph.program import Program, rebuild
 from edgekit.progress import Progress, Silent
 from edgekit.prune import masks
-from edgekit.prune.config import PruneConfig
+from edgekit.prune.config import Amount, PruneConfig
 from edgekit.prune.coupling import Coupling
+from edgekit.prune.model import weight_bytes
 from edgekit.prune.plan import decide
 from edgekit.prune.recover import Fitted, compensate
 from edgekit.prune.report import PruneReport
@@ -72,9 +73,21 @@ def _round(config: PruneConfig, number: int, small: Program, whole: Program) -> 
     if what == "sparsity":
         share = 1 - (1 - amount) ** power
     else:
-        now, first = (getattr(cost(p), what) for p in (small, whole))
-        share = min(amount ** (number * power) * first / now, 1 - 1e-9)
+        now, first = (_counted(p, what) for p in (small, whole))
+        if what == "size_bytes":
+            # The same factor each time; the last round's limit is the user's, to the byte.
+            share = amount if number == config.iterations else int(
+                first * min(amount / first, 1.0) ** (number * power)
+            )  # fmt: skip
+        else:
+            share = min(amount ** (number * power) * first / now, 1 - 1e-9)
     return config.model_copy(update={"iterations": 1, "layers": layers, what: share})
+
+
+def _counted(program: Program, what: Amount) -> int:
+    if what == "size_bytes":
+        return weight_bytes(program)
+    return cost(program).macs if what == "macs" else cost(program).parameters
 
 
 def _joined(reports: list[PruneReport]) -> PruneReport:
@@ -92,6 +105,7 @@ def _joined(reports: list[PruneReport]) -> PruneReport:
         frozen_parameters=first.frozen_parameters,
         macs_before=first.macs_before,
         parameters_before=first.parameters_before,
+        weight_bytes_before=first.weight_bytes_before,
         zero_mask_max_error=max(r.zero_mask_max_error or 0.0 for r in reports),
         warnings=tuple(dict.fromkeys(w for r in reports for w in r.warnings)),
     )
@@ -118,6 +132,7 @@ def _once(
         decision.report(),
         macs_after=after.macs,
         parameters_after=after.parameters,
+        weight_bytes_after=weight_bytes(pruned),
         zero_mask_max_error=error,
         zero_mask_dtype=dtype,
         fitted=fitted,

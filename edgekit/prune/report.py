@@ -53,6 +53,8 @@ class PruneReport:
         macs_after: the same, pruned.
         parameters_before: elements of the trained tensors.
         parameters_after: the same, pruned.
+        weight_bytes_before: bytes of the trained tensors and floating-point buffers.
+        weight_bytes_after: the same, pruned.
         zero_mask_max_error: of the zero-mask oracle, relative to the largest output; None where
             nothing was shrunk yet.
         zero_mask_dtype: what the oracle computed in.
@@ -67,6 +69,8 @@ class PruneReport:
     macs_after: int
     parameters_before: int
     parameters_after: int
+    weight_bytes_before: int
+    weight_bytes_after: int
     zero_mask_max_error: float | None
     zero_mask_dtype: str
     fitted: tuple[Fitted, ...] = ()

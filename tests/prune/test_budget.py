@@ -11,11 +11,12 @@ from edgekit.errors import PassError, UsageError
 from edgekit.graph.capture import capture
 from edgekit.graph.cost import cost
 from edgekit.prune import allocation as allocating
-from edgekit.prune.allocation import levels_of, nearest_level
+from edgekit.prune.allocation import allocate, levels_of, nearest_level
 from edgekit.prune.config import PruneConfig
 from edgekit.prune.coupling import analyse
 from edgekit.prune.families import Family, find_families
 from edgekit.prune.model import macs_model, parameters_model
+from edgekit.prune.plan import decide
 from edgekit.prune.prune import prune
 
 
@@ -211,3 +212,55 @@ def test_many_levels_are_tried_at_some_and_filled_up():
     assert kept[0] + 3 * kept[1] <= 500
     assert kept[0] + 3 * kept[1] + 1 > 500
     assert kept[0] > kept[1]
+
+
+@pytest.mark.parametrize("iterations", [1, 2])
+def test_a_budget_in_bytes_is_met_from_below(iterations):
+    program = nets.program("residual")
+    whole = sum(
+        t.numel() * t.element_size()
+        for n, t in program.exported.state_dict.items()
+        if t.is_floating_point()
+    )
+    limit = int(0.4 * whole)
+    config = PruneConfig(size_bytes=limit, minimum_channels=1, iterations=iterations)
+    pruned, report = prune(program, config, seed=0)
+    now = sum(
+        t.numel() * t.element_size()
+        for t in pruned.exported.state_dict.values()
+        if t.is_floating_point()
+    )
+    assert (report.weight_bytes_before, report.weight_bytes_after) == (whole, now)
+    assert 0.9 * limit < now <= limit
+
+
+def test_an_impossible_number_of_bytes_says_the_smallest_possible():
+    program = nets.program("mlp")
+    config = PruneConfig(size_bytes=100, minimum_channels=8)
+    with pytest.raises(UsageError, match=r"100 bytes cannot be met.*takes \d+ of \d+") as raised:
+        decide(program, config, seed=0)
+    possible = int(raised.value.hint.split("at least ")[1].split(",")[0])
+    fitting = decide(program, config.model_copy(update={"size_bytes": possible}), seed=0)
+    assert fitting.report().weight_bytes_after == possible
+
+
+@pytest.mark.parametrize("allocation", ["uniform", "global"])
+def test_any_function_of_a_plan_can_be_the_budget(allocation):
+    # Like a measured latency: in steps, not monotone, not a sum over the layers.
+    program = nets.program("residual")
+    families = families_of(program)
+    config = PruneConfig(sparsity=0.5, minimum_channels=1, allocation=allocation)
+
+    def milliseconds(kept):
+        tiles = sum(-(-int(k) // 8) for k in kept)
+        return tiles * 1.5 + (2.0 if kept[0] % 2 else 0.0) + float(kept.max()) / 24
+
+    scores = [np.arange(f.groups.size, dtype=np.float64) for f in families.families]
+    plan = allocate(families, config, scores, milliseconds, 14.0, {})
+    assert plan.fits
+    assert plan.value == milliseconds(plan.kept) <= 14.0
+    assert plan.kept.sum() > families.full().size  # and it is not merely the smallest
+    for number in range(plan.kept.size):
+        more = plan.kept.copy()
+        more[number] += 1
+        assert more[number] > families.full()[number] or milliseconds(more) > 14.0
