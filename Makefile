@@ -9,7 +9,9 @@ INSTALL := $(BIN)/python -m pip install -q -c constraints.txt
 DEMO := $(VENV)/.demo
 DEV := $(VENV)/.dev
 
-.PHONY: demo test check lint types layers zoo clean
+ZOO := .venv-zoo/.zoo
+
+.PHONY: demo test check lint types layers zoo zoo-runs zoo-models clean
 
 demo: $(DEMO)
 	$(BIN)/edgekit run recipes/mnist-resnet8 -o runs/mnist-resnet8
@@ -29,8 +31,16 @@ types: $(DEV)
 layers: $(DEV)
 	$(BIN)/lint-imports
 
-zoo: $(DEV)
+# Hours: whole runs on networks that people have, then every network of torchvision and timm's
+# families, pruned and proved. What zoo-models has done it does not do again; ZOO_ARGS="--shard 1/2".
+zoo: zoo-runs zoo-models
+
+zoo-runs: $(DEV)
 	$(BIN)/python -m pytest -m zoo
+
+zoo-models: $(ZOO)
+	.venv-zoo/bin/python benchmarks/zoo.py --work build/zoo $(ZOO_ARGS)
+	.venv-zoo/bin/python benchmarks/zoo.py --work build/zoo --table
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -43,5 +53,13 @@ $(DEV): pyproject.toml constraints.txt | $(BIN)/python
 	$(INSTALL) -e ".[dev,recipes]"
 	touch $@
 
+# Of its own: torchvision asks for a version of torch that need not be the constraints' one.
+$(ZOO): pyproject.toml constraints.txt benchmarks/zoo-requirements.txt
+	$(PYTHON) -m venv .venv-zoo
+	grep -v '^torch==' constraints.txt > .venv-zoo/constraints.txt
+	.venv-zoo/bin/python -m pip install -q -c .venv-zoo/constraints.txt \
+		-r benchmarks/zoo-requirements.txt -e ".[torch]"
+	touch $@
+
 clean:
-	rm -rf $(VENV) runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-zoo runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache

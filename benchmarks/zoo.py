@@ -276,6 +276,8 @@ def main() -> None:
         warm_up(options.work)
     for key in keys:
         path = record_path(options.work, key)
+        if not _due(path, options):  # another run came first
+            continue
         path.unlink(missing_ok=True)
         print(_line(run_apart(key, options, path)), flush=True)
 

@@ -62,7 +62,7 @@ class Entry:
         if self.source == "timm":
             import timm
 
-            net = timm.create_model(self.name, pretrained=False)
+            net = timm.create_model(self.name, pretrained=False, num_classes=1000)
             size = net.default_cfg["input_size"]
             return net.eval(), (torch.randn(2, *size),)
         from torchvision.models import get_model
