@@ -138,11 +138,7 @@ def _add_readers(
 def _members(coupling: Coupling, importance: str) -> dict[str, Dims]:
     """Tensors that count: the scales of batch norms, or all weights with two or more dimensions."""
     if importance == "bn-scale":
-        scales = {
-            str(op.arguments["weight"].target)
-            for op, _ in coupling.ops
-            if op.cause == "aten.batch_norm" and op.arguments["weight"] is not None
-        }
+        scales = batch_norm_scales(coupling)
         return {
             name: dims
             for name, dims in coupling.tensors.items()
@@ -152,6 +148,15 @@ def _members(coupling: Coupling, importance: str) -> dict[str, Dims]:
         name: dims
         for name, dims in coupling.tensors.items()
         if len(dims) > 1 and isinstance(attribute(coupling.module, name), nn.Parameter)
+    }
+
+
+def batch_norm_scales(coupling: Coupling) -> set[str]:
+    """Names of the scales of batch norms."""
+    return {
+        str(op.arguments["weight"].target)
+        for op, _ in coupling.ops
+        if op.cause == "aten.batch_norm" and op.arguments["weight"] is not None
     }
 
 

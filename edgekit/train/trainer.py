@@ -17,15 +17,19 @@ from edgekit.train.layout import fast_inputs, fast_layout, plain_layout
 from edgekit.train.losses import Loss, output_name, right_answers, task_loss
 from edgekit.train.optimize import Average, learning_rate, make_optimizer
 from edgekit.train.reproducible import reproducible
+from edgekit.train.shrinkage import Shrinkage
 from edgekit.train.teacher import Teacher
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch.fx import GraphModule
 
     from edgekit.data import Dataset
     from edgekit.metrics import Task
     from edgekit.progress import Task as Bar
     from edgekit.train.config import TrainConfig
+    from edgekit.train.shrinkage import Member, Sparsify
 
 _SHOWN = 5
 
@@ -82,6 +86,7 @@ def train(
     loss: Loss | None = None,
     teacher: Program | None = None,
     least: int = 1,
+    shrinkage: "tuple[Sparsify, float, Sequence[Member]] | None" = None,
 ) -> tuple[Program, History]:
     """Train a network on the training split; the other splits are not looked at.
 
@@ -97,6 +102,7 @@ def train(
         loss: from (outputs by name, batch) to a scalar; the task's unless given.
         teacher: a network whose outputs each batch brings along, for a loss that wants them.
         least: samples that the loss needs in a batch.
+        shrinkage: kind, strength and groups of sparse training (`edgekit.train.shrinkage`).
 
     Returns:
         The trained network, in eval mode, and how training went.
@@ -109,6 +115,8 @@ def train(
     run = _Run(program, task, config, loss or task_loss(
         task, program, label_smoothing=config.label_smoothing
     ))  # fmt: skip
+    if shrinkage is not None:
+        run.pull(*shrinkage)
     with reproducible(seed, threads):
         batches = Batches(program, data, task, config, seed=seed, least=least)
         guide = None
@@ -139,7 +147,13 @@ class _Run:
         fast_layout(self._module)
         self._optimizer = make_optimizer(self._module, config)
         self._average = Average(self._module, config.ema) if config.ema else None
+        self._shrinkage: Shrinkage | None = None
         self._step = 0
+
+    def pull(self, kind: "Sparsify", strength: float, members: "Sequence[Member]") -> None:
+        """Pull groups of weights towards zero in every step from now on."""
+        named = dict(self._module.named_parameters(remove_duplicate=False))
+        self._shrinkage = Shrinkage(kind, strength, members, named)
 
     def epoch(self, number: int, batches: Batches, teacher: Teacher | None, bar: "Bar") -> Epoch:
         """One pass over the data."""
@@ -199,6 +213,8 @@ class _Run:
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         self._optimizer.step()
+        if self._shrinkage is not None:
+            self._shrinkage.apply(rate)
         if self._average is not None:
             self._average.update()
         self._step += 1
