@@ -10,7 +10,7 @@ from edgekit.cli import common
 def inspect(
     model: common.Model, *, imports: common.Imports = None, json: common.Json = False
 ) -> None:
-    """Say what a model is: inputs, outputs, size, MACs, parameters, layers, where it came from."""
+    """Say what a model is: inputs, outputs, size, costs, operators, layers, what is coupled."""
     from edgekit.cli import show
     from edgekit.pipeline import inspect as inspect_model
 

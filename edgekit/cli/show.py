@@ -154,6 +154,11 @@ def inspection(found: dict[str, Any]) -> None:
     console.print(f"{'size':10} {size(found['size_bytes'])}")
     console.print(f"{'MACs':10} {count(found['macs'])} for one sample")
     console.print(f"{'weights':10} {count(found['parameters'])}")
+    if "activation_bytes" in found:
+        console.print(f"{'memory':10} {size(found['activation_bytes'])} of activations at once")
+    if found.get("operators"):
+        calls = ", ".join(f"{n} {name}" for name, n in found["operators"].items())
+        console.print(Text(f"{'operators':10} {calls}"), soft_wrap=True)
     if found["uncounted"]:
         names = ", ".join(found["uncounted"])
         console.print(Text(f"MACs of these layers are not counted: {names}", style="yellow"))
@@ -162,6 +167,15 @@ def inspection(found: dict[str, Any]) -> None:
         for name, (macs, parameters) in found["layers"].items():
             table.add_row(Text(name), count(macs), count(parameters))
         console.print(table)
+    if found.get("groups"):
+        table = _table("coupled layers", "channels")
+        for group in found["groups"]:
+            table.add_row(Text("\n".join(group["layers"]) or "(no layer)"), str(group["channels"]))
+        console.print(table)
+    for cause, frozen in found.get("frozen", {}).items():
+        layers = ", ".join(frozen["layers"])
+        line = f"{cause} keeps {count(frozen['parameters'])} weights whole: {layers}"
+        console.print(Text(line, style="dim"))
 
 
 def parity(found: dict[str, dict[str, Any]]) -> None:

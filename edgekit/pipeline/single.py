@@ -203,7 +203,10 @@ def inspect(model: Path, *, imports: Sequence[str] = ()) -> dict[str, Any]:
     Returns:
         `format`, `inputs`, `outputs`, `size_bytes`, `macs` and `parameters` for one sample (None
         for an engine), `layers` as name to MACs and parameters, `uncounted` layers,
-        `content_hash`, and `made_by` with `notes` and `warnings` where edgekit made it.
+        `operators` as name to number of calls, `content_hash`, and `made_by` with `notes` and
+        `warnings` where edgekit made it. Of a `.pt2` also `activation_bytes` (the most that is
+        alive at once, for one sample), `groups` (coupled layers and their width) and `frozen`
+        (operator to what it keeps from being pruned).
     """
     import_modules(imports, Path.cwd())
     artifact = open_artifact(model, imports)
@@ -221,10 +224,43 @@ def inspect(model: Path, *, imports: Sequence[str] = ()) -> dict[str, Any]:
         "content_hash": artifact.content_hash,
         "made_by": artifact.made_by,
     }
+    found |= _structure(artifact, imports)
     if model.is_dir():
         known = manifest.read(model)
         found |= {"notes": known.notes, "warnings": known.warnings, "versions": known.versions}
     return found
+
+
+def _structure(artifact: Artifact, imports: Sequence[str]) -> dict[str, Any]:
+    """Operators and, of a graph that can be pruned, memory and coupling."""
+    if artifact.format == "onnx":
+        from edgekit.graph.activations import onnx_operators
+        from edgekit.graph.onnx_model import read_onnx
+
+        return {"operators": onnx_operators(read_onnx(artifact.path))}
+    if artifact.format != "pt2":
+        return {}
+    from dataclasses import asdict
+
+    from edgekit.graph.activations import activation_bytes, operators
+    from edgekit.graph.store import load
+    from edgekit.prune.coupling import analyse
+    from edgekit.prune.families import find_families
+    from edgekit.prune.report import frozen_by
+
+    program = load(artifact.path, imports)
+    names = program.name_map()
+    families = find_families(analyse(program.module()), names)
+    groups = [
+        {"layers": list(f.layers), "channels": int(f.groups.size) * f.channels}
+        for f in families.families
+    ]
+    return {
+        "operators": operators(program),
+        "activation_bytes": activation_bytes(program),
+        "groups": groups,
+        "frozen": {cause: asdict(f) for cause, f in frozen_by(families, names)[0].items()},
+    }
 
 
 def compare_models(

@@ -67,3 +67,17 @@ def test_the_command_shows_a_plan_and_writes_nothing(tmp_path):
     nowhere = runner.invoke(app, ["prune", model, "--sparsity", "0.5"])
     assert isinstance(nowhere.exception, UsageError)
     assert "--dry-run" in nowhere.exception.hint
+
+
+def test_inspect_shows_memory_operators_and_what_is_coupled(tmp_path):
+    store.save(nets.program("frozen"), tmp_path / "model.pt2")
+    model, runner = str(tmp_path / "model.pt2"), CliRunner()
+    found = json.loads(runner.invoke(app, ["inspect", model, "--json"]).stdout)
+    assert found["groups"] == [{"layers": ["b"], "channels": 16}]
+    assert found["frozen"]["aten.cumsum"]["layers"] == ["a"]
+    assert found["operators"]["aten.conv2d"] == 3
+    assert found["activation_bytes"] == 4 * 8 * 8 * (16 + 16)
+    shown = runner.invoke(app, ["inspect", model]).stdout
+    assert "8.19 kB of activations at once" in shown
+    assert "3 aten.conv2d" in shown
+    assert "aten.cumsum keeps" in shown
