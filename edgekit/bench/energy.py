@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from edgekit.bench.load import SPIN_NS, wait_until
 from edgekit.bench.meters import (
     ARGUMENTS,
     AUTO,
@@ -16,6 +15,7 @@ from edgekit.bench.meters import (
     Window,
     make_meter,
 )
+from edgekit.bench.meters.external import External
 from edgekit.bench.protocol import Clock, Protocol
 from edgekit.bench.result import Energy, Figure, Label
 from edgekit.bench.statistics import Floats
@@ -69,12 +69,9 @@ def measure_energy(
 ) -> list[Energy]:
     """Measure joules per inference of each subject.
 
-    In the mode `paced` the inferences come at its rate, so that the pauses between them count; in
-    all others they run back to back.
-
     Args:
         meter: entered.
-        subjects: name and one inference of each.
+        subjects: name and load of each: one inference as the mode asks for it (`load_of`).
         protocol: `idle_s`, `window_s`, `windows` and `mode` are used.
         clock: time.
         say: progress.
@@ -87,16 +84,18 @@ def measure_energy(
     windows: list[list[Window]] = [[] for _ in subjects]
     period = meter.period_s or 0.0
     seconds = max(protocol.window_s, ALIGNED_PERIODS * period)
-    loads = [_paced(load, protocol, clock) for _, load in subjects]
+    recorder: object = meter
+    if isinstance(recorder, External):
+        recorder.on_wait = lambda text: say(0.96, text)
     try:
         say(0.95, f"{meter.name}: idle")
         before = _idle(meter, protocol.idle_s)
         for number in range(protocol.windows):
             for place in order.permutation(len(subjects)):
-                name = subjects[place][0]
+                name, load = subjects[place]
                 say(0.95, f"{meter.name}: {name}, window {number + 1} of {protocol.windows}")
                 clock.sleep(float(order.uniform(0, period)))
-                with meter.window(loads[place]) as window:
+                with meter.window(load) as window:
                     window.keep(seconds)
                 windows[place].append(window)
         say(0.96, f"{meter.name}: idle")
@@ -112,23 +111,6 @@ def measure_energy(
         reason = f"Idle power moved by {moved:.0%} during the measurement (limit 5 %)."
         return [Energy.unavailable(reason)] * len(subjects)
     return [_energy(meter, each, idle, protocol) for each in readings]
-
-
-def _paced(load: Load, protocol: Protocol, clock: Clock) -> Load:
-    """The load at the rate of the mode `paced`: one call waits for its time, then runs."""
-    if protocol.mode.kind != "paced" or protocol.mode.rate_hz is None:
-        return load
-    step = int(1e9 / protocol.mode.rate_hz)
-    due = 0
-
-    def run() -> object:
-        nonlocal due
-        # After a pause between windows, or where it is overloaded, the beat starts anew.
-        due = max(due + step, clock.ns())
-        wait_until(due, clock, SPIN_NS, lambda: False)
-        return load()
-
-    return run
 
 
 def _idle(meter: Meter, seconds: float) -> Window:
@@ -154,7 +136,7 @@ def _energy(
     )
     rates = [runs / reading.duration_s for reading, runs in windows]
     pace = f"{np.median(rates):.4g} inferences a second"
-    if protocol.mode.kind == "paced":
+    if protocol.mode.scheduled:
         pace = f"{pace}, {protocol.mode.rate_hz:g} asked for"
     spread = f"median and range of {len(windows)} windows; {', '.join(meter.primary)}; {pace}"
     if protocol.form == "quick":

@@ -126,23 +126,34 @@ def load_of(run: Run, protocol: Protocol, clock: Clock) -> Run:
         protocol: its mode has one stream.
         clock: time.
     """
-    mode = protocol.mode
-    if not mode.scheduled or mode.rate_hz is None:
+    if not protocol.mode.scheduled or protocol.mode.rate_hz is None:
         return run
-    period = 1e9 / mode.rate_hz
-    generator = np.random.default_rng(protocol.seed) if mode.kind == "server" else None
-    due = 0.0
+    return Paced(run, protocol, clock)
 
-    def paced() -> None:
-        nonlocal due
+
+class Paced:
+    """A load that comes at the times of a schedule.
+
+    Attributes:
+        run: one inference, without the waiting.
+    """
+
+    def __init__(self, run: Run, protocol: Protocol, clock: Clock) -> None:
+        mode = protocol.mode
+        self.run, self._clock = run, clock
+        self._period = 1e9 / (mode.rate_hz or 1.0)
+        self._generator = np.random.default_rng(protocol.seed) if mode.kind == "server" else None
+        self._due = 0.0
+
+    def __call__(self) -> None:
+        """Wait for the time that is due, and run."""
         # A window that begins later, or an overload, starts the schedule anew.
-        now = clock.ns()
-        due = now if now - due > PATIENCE * period else due
-        wait_until(int(due), clock, SPIN_NS, lambda: False)
-        run()
-        due += period if generator is None else generator.exponential(period)
-
-    return paced
+        now = self._clock.ns()
+        self._due = now if now - self._due > PATIENCE * self._period else self._due
+        wait_until(int(self._due), self._clock, SPIN_NS, lambda: False)
+        self.run()
+        period = self._period
+        self._due += period if self._generator is None else self._generator.exponential(period)
 
 
 def wait_until(due_ns: int, clock: Clock, spin_ns: int, stopped: Callable[[], bool]) -> int:

@@ -6,6 +6,7 @@ import pytest
 
 from edgekit.bench import Protocol, bench
 from edgekit.bench.energy import expanded, measure_energy, open_meter
+from edgekit.bench.load import load_of
 from edgekit.bench.meters import ARGUMENTS, METERS
 from edgekit.bench.meters.counter import CounterMeter
 from edgekit.bench.protocol import Mode
@@ -104,21 +105,22 @@ def test_power_is_joules_a_second(measured, clock):
 
 
 def test_at_a_rate_the_pauses_count(clock):
-    """1 ms of 40 W in every 20 ms, the rest at 10 W: 11.5 W, so 0.23 J for each inference."""
+    """10 ms of 40 W in every 100 ms, the rest at 10 W: 13 W, so 1.3 J for each inference."""
     board = Board(clock)
 
     def run():
         board.busy_w = 30.0
-        clock.advance(1e6)
+        clock.advance(10e6)
         board.busy_w = 0.0
 
-    protocol = replace(PROTOCOL, mode=Mode("paced", rate_hz=50.0), window_s=5.0)
+    protocol = replace(PROTOCOL, mode=Mode("paced", rate_hz=10.0), window_s=4.0, windows=2)
+    load = load_of(run, protocol, clock)
     with board:
-        energy = measure_energy(board, [("a", run)], protocol, clock, lambda *_: None)[0]
-    assert energy.power_w.value == pytest.approx(11.5, rel=0.01)
-    assert energy.energy_j.value == pytest.approx(0.23, rel=0.01)
-    assert energy.net_energy_j.value == pytest.approx(0.03, rel=0.05)
-    assert "50 asked for" in energy.power_w.note
+        energy = measure_energy(board, [("a", load)], protocol, clock, lambda *_: None)[0]
+    assert energy.power_w.value == pytest.approx(13.0, rel=0.01)
+    assert energy.energy_j.value == pytest.approx(1.3, rel=0.01)
+    assert energy.net_energy_j.value == pytest.approx(0.3, rel=0.05)
+    assert "10 inferences a second, 10 asked for" in energy.power_w.note
 
 
 def test_a_model_too_slow_for_its_rate_runs_on_without_pause(clock):
@@ -130,8 +132,9 @@ def test_a_model_too_slow_for_its_rate_runs_on_without_pause(clock):
         board.busy_w = 0.0
 
     protocol = replace(PROTOCOL, mode=Mode("paced", rate_hz=50.0), window_s=5.0)
+    load = load_of(run, protocol, clock)
     with board:
-        energy = measure_energy(board, [("a", run)], protocol, clock, lambda *_: None)[0]
+        energy = measure_energy(board, [("a", load)], protocol, clock, lambda *_: None)[0]
     assert energy.power_w.value == pytest.approx(40.0, rel=0.01)
     assert energy.energy_j.note.count("20 inferences a second, 50 asked for") == 1
 

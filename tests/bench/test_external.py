@@ -1,5 +1,6 @@
 """Recordings of external meters: read as the instruments write them, aligned by the load."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -7,9 +8,11 @@ import pytest
 
 from edgekit.bench import Protocol
 from edgekit.bench.energy import measure_energy
+from edgekit.bench.load import load_of
 from edgekit.bench.meters.align import Segment, find_pattern, give_pattern
 from edgekit.bench.meters.external import CHIP_PERIODS, LEAST_CHIP_S, External, Recording
 from edgekit.bench.meters.trace import integrate, layout_of, merged, thinned
+from edgekit.bench.protocol import Mode
 from edgekit.errors import UnavailableError, UsageError
 
 
@@ -163,6 +166,17 @@ def test_a_growing_recording_gives_the_known_joules(clock, tmp_path):
     assert energy.method == "external, aligned by pattern"
 
 
+def test_at_a_rate_the_pattern_is_still_seen(clock, tmp_path):
+    """4 ms of 9 W in every 100 ms: 4.2 W, in which no pattern could be seen."""
+    bench = Bench(clock, tmp_path / "p.csv", rate=1000.0)
+    protocol = replace(PROTOCOL, mode=Mode("paced", rate_hz=10.0))
+    load = load_of(bench.run, protocol, clock)
+    with External(bench.path, clock=clock) as meter:
+        energy = measure_energy(meter, [("m", load)], protocol, clock, lambda *_: None)[0]
+    assert energy.power_w.value == pytest.approx(4.2, rel=0.01)
+    assert energy.energy_j.value == pytest.approx(0.42, rel=0.02)
+
+
 def test_a_recording_exported_afterwards_gives_the_known_joules(clock, tmp_path):
     bench = Bench(clock, tmp_path / "p.csv", export=True)
 
@@ -173,6 +187,19 @@ def test_a_recording_exported_afterwards_gives_the_known_joules(clock, tmp_path)
 
     energy = bench.measure(External(bench.path, clock=clock), say)
     assert energy.energy_j.value == pytest.approx(9.0 * 4e-3, rel=0.01)
+
+
+def test_waiting_for_a_recording_is_told_and_can_be_stopped(clock, tmp_path):
+    bench = Bench(clock, tmp_path / "p.csv", export=True)
+    told = []
+
+    def say(_, text):
+        told.append(text)
+        if len([each for each in told if "waiting for p.csv" in each]) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        bench.measure(External(bench.path, clock=clock), say)
 
 
 def test_a_recording_of_an_earlier_run_is_not_taken_for_this_one(clock, tmp_path):

@@ -419,6 +419,36 @@ def test_nvml_on_a_gpu_without_a_counter_says_so(clock, nvml):
     assert "ina3221" in probe.fix
 
 
+def test_nvml_of_several_gpus_is_their_sum(clock, nvml):
+    nvml("gpus").value = 2
+    watts, window = watts_of(Nvml(clock=clock), clock, seconds=2.0)
+    nvml("gpus").value = 1
+    assert watts == pytest.approx(240.0, rel=0.01)
+    assert set(window.reading.domains_j) == {"gpu0", "gpu1"}
+
+
+def test_a_driver_that_is_loaded_anew_makes_the_window_invalid(clock, fake_nvml_file, nvml):
+    """Its counter starts at 0 again: a step back that is no wrap."""
+    import ctypes
+
+    assert nvml("gpus").value == 1
+    with Nvml(clock=clock) as meter:
+        with meter.window(loaded(clock)) as window:
+            window.keep(0.5)
+            ctypes.c_double.in_dll(ctypes.CDLL(str(fake_nvml_file)), "watts").value = 1.0
+        with pytest.raises(UnavailableError, match="wrapped, and its range is unknown"):
+            _ = window.reading
+
+
+def test_an_nvml_counter_that_stands_still_is_no_zero(clock, fake_nvml_file, nvml):
+    import ctypes
+
+    assert nvml("gpus").value == 1
+    ctypes.c_double.in_dll(ctypes.CDLL(str(fake_nvml_file)), "watts").value = 0.0
+    with pytest.raises(UnavailableError, match="did not move"):
+        Nvml(clock=clock).__enter__()
+
+
 def test_nvml_without_a_driver_says_so(clock, nvml):
     nvml("init_result").value = 9  # NVML_ERROR_DRIVER_NOT_LOADED
     probe = Nvml(clock=clock).probe()

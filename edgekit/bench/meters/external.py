@@ -6,7 +6,7 @@ or one that is exported once everything has been measured: readings wait for it.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +14,7 @@ from typing import Literal
 
 import numpy as np
 
+from edgekit.bench.load import Paced
 from edgekit.bench.meters.align import Segment, find_pattern, give_pattern
 from edgekit.bench.meters.base import EnergyReading, Load
 from edgekit.bench.meters.replay import TraceWindow
@@ -49,6 +50,9 @@ class External:
         volts: the supply's voltage, for recordings of current alone.
         wait_s: how long to wait for the file, since it last grew.
         clock: time.
+
+    Attributes:
+        on_wait: called while a reading waits for the file; what it raises ends the waiting.
     """
 
     label: Literal["measured", "estimated"] = "measured"
@@ -65,6 +69,7 @@ class External:
         self.primary = ("supply",)
         self.clock: Clock = clock or SystemClock()
         self.period_s: float | None = None
+        self.on_wait: Callable[[str], None] = _silent
         self._recording = Recording(path, volts)
         self._pattern: list[Segment] = []
         self._offset_s: float | None = None
@@ -134,7 +139,9 @@ class External:
             chip = DEFAULT_CHIP_S
             if self.period_s is not None:
                 chip = max(LEAST_CHIP_S, CHIP_PERIODS * self.period_s)
-            self._pattern = give_pattern(load, self.clock, chip)
+            # Without the waiting of a schedule: a load that mostly waits would hardly be seen.
+            run = load.run if isinstance(load, Paced) else load
+            self._pattern = give_pattern(run, self.clock, chip)
         window = TraceWindow(self, load)
         yield window
         window.end_s = self.clock.ns() / 1e9
@@ -186,6 +193,7 @@ class External:
                     " under that name within the time (csv:FILE,wait=600 for longer).",
                 )
             else:
+                self.on_wait(f"waiting for {self.path.name}: save the recording there")
                 self.clock.sleep(LOOK_S)
         return self._offset_s
 
@@ -208,6 +216,10 @@ class External:
             f"The pattern in which the load was switched is not to be seen in {self.path.name}"
             f" (correlation {found.correlation:.2f}, elsewhere {found.elsewhere:.2f})"
         )
+
+
+def _silent(text: str) -> None:
+    del text
 
 
 class Recording:
