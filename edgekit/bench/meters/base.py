@@ -1,7 +1,7 @@
 """What an energy meter is: a window in time that yields joules by domain.
 
-A protocol, not a base class. Counters (RAPL, NVML) share `counter.py`, sensors of power (INA3221)
-share `sampled.py`; a new meter is one file, one line in `meters/__init__.py`, and
+A protocol, not a base class. Counters (RAPL, NVML, ODPM) share `counter.py`, sensors of power
+(INA3221, PMIC, batteries, programs) `sampled.py`, recordings `trace.py`; a new meter is one file, one line in `meters/__init__.py`, and
 `tests/conformance/test_meters.py` passes.
 """
 
@@ -60,7 +60,7 @@ class Meter(Protocol):
     """A source of energy readings, as a context manager.
 
     Attributes:
-        name: its key in `METERS`.
+        name: its key in `METERS`, with its argument after a colon where it has one.
         label: `measured`, or `estimated` where it computes rather than measures.
         primary: domains whose sum is the energy of the whole; the others are parts of these.
         period_s: measured period in seconds, once entered.
