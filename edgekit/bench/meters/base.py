@@ -1,8 +1,8 @@
 """What an energy meter is: a window in time that yields joules by domain.
 
 A protocol, not a base class. Counters (RAPL, NVML, ODPM) share `counter.py`, sensors of power
-(INA3221, PMIC, batteries, programs) `sampled.py`, recordings `trace.py`; a new meter is one file, one line in `meters/__init__.py`, and
-`tests/conformance/test_meters.py` passes.
+(INA3221, PMIC, batteries, programs) `sampled.py`, recordings `trace.py`; a new meter is one file,
+one line in `meters/__init__.py`, and `tests/conformance/test_meters.py` passes.
 """
 
 from collections.abc import Callable, Mapping
