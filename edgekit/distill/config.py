@@ -10,6 +10,10 @@ AnswerLoss = Literal[
     "kd", "dist", "dkd", "token-kd", "channel-kd", "detection", "mean-squared-error", "none"
 ]
 
+FeatureLoss = Literal[
+    "hint", "attention", "relation-distance", "relation-angle", "contrast", "matching"
+]
+
 
 class Heads(BaseModel):
     """A detector's raw outputs.
@@ -30,6 +34,37 @@ class Heads(BaseModel):
     boxes_weight: float = Field(default=1.0, ge=0)
 
 
+class LayerPair(BaseModel):
+    """Two layers by their names in the two networks."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    student: str
+    teacher: str
+
+
+class FeatureConfig(BaseModel):
+    """A loss between layers inside the two networks.
+
+    Attributes:
+        loss: `hint` (FitNets), `attention`, `relation-distance`, `relation-angle`, `contrast` (CRD)
+            or `matching` (for generators and autoencoders).
+        layers: names or patterns of layers that both networks have, or pairs `{student:,
+            teacher:}`; edgekit pairs them unless given.
+        weight: of the sum over the layers, beside the answers' loss.
+        temperature: of `contrast`.
+        width: of `contrast`: numbers in an embedding.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    loss: FeatureLoss
+    layers: tuple[str | LayerPair, ...] = ()
+    weight: float = Field(default=1.0, gt=0)
+    temperature: float = Field(default=0.07, gt=0)
+    width: int = Field(default=128, ge=1)
+
+
 class DistillConfig(TrainConfig):
     """Hyper-parameters of distillation.
 
@@ -43,6 +78,7 @@ class DistillConfig(TrainConfig):
         beta: of `dkd`: weight of how it ranks the other classes.
         mask: of `token-kd`: the input that is not 0 where a token counts.
         heads: of `detection`: the outputs.
+        features: losses between layers inside.
     """
 
     loss: AnswerLoss | None = None
@@ -52,6 +88,7 @@ class DistillConfig(TrainConfig):
     beta: float = Field(default=8.0, ge=0)
     mask: str | None = None
     heads: Heads | None = None
+    features: tuple[FeatureConfig, ...] = ()
 
     @model_validator(mode="after")
     def _loss_has_what_it_needs(self) -> Self:

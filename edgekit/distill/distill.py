@@ -6,10 +6,12 @@ from torch import Tensor
 
 from edgekit.artifact import TensorSpec
 from edgekit.distill.answers import answer_loss, class_axis, least_samples
+from edgekit.distill.features import Features
 from edgekit.errors import UsageError
 from edgekit.progress import Progress
 from edgekit.train.batches import Minibatch
 from edgekit.train.losses import Loss, Outputs, output_name, task_loss
+from edgekit.train.teacher import ProgramAnswers
 from edgekit.train.trainer import History, train
 
 if TYPE_CHECKING:
@@ -29,10 +31,10 @@ def distill(
     seed: int,
     progress: Progress | None = None,
     threads: int | None = None,
-) -> tuple["Program", History]:
+) -> tuple["Program", History, list[dict[str, str]]]:
     """Train a student on its teacher's outputs, and on the labels where they have a weight.
 
-    The loss is (1 - label_weight) · distillation + label_weight · the task's loss.
+    The loss is (1 - label_weight) · answers + label_weight · the task's loss + that of features.
 
     Args:
         student: the network that learns; it is not changed.
@@ -45,16 +47,16 @@ def distill(
         threads: CPU threads; None leaves torch's.
 
     Returns:
-        The trained student, in eval mode, and how training went.
+        The trained student, in eval mode, how training went, and which layers were compared.
 
     Raises:
         UsageError: the two networks have other inputs or outputs, or data and task do not fit.
         PassError: the loss or the weights are not finite.
     """
-    if config.loss == "none" and config.label_weight == 0:
+    if config.loss == "none" and config.label_weight == 0 and not config.features:
         raise UsageError(
             "There is nothing to learn from: the loss is `none`, and labels have no weight.",
-            "Give `loss`, or a `label_weight` above 0.",
+            "Give `loss` or `features`, or a `label_weight` above 0.",
         )
     judged = next(s for s in student.outputs if s.name == output_name(task, student))
     check_outputs(student, teacher, judged.name, class_axis(config, task, judged))
@@ -62,7 +64,8 @@ def distill(
     if config.label_weight > 0:
         labels = task_loss(task, student, label_smoothing=config.label_smoothing)
     loss = _mixed(answer_loss(config, task, student), labels, config.label_weight)
-    return train(
+    inside = Features(config.features, student, teacher, seed) if config.features else None
+    trained, history = train(
         student,
         data,
         task,
@@ -70,10 +73,13 @@ def distill(
         seed=seed,
         progress=progress,
         threads=threads,
-        loss=loss,
-        teacher=teacher if config.label_weight < 1 else None,
-        least=least_samples(config),
+        loss=loss if inside is None else _with_features(loss, inside),
+        teacher=_answers(student, teacher, inside) if config.label_weight < 1 or inside else None,
+        least=max(least_samples(config), inside.least if inside else 1),
+        taps=inside.student_taps if inside else None,
+        beside=inside,
     )
+    return trained, history, inside.pairs if inside else []
 
 
 def check_outputs(student: "Program", teacher: "Program", judged: str, axis: int | None) -> None:
@@ -117,6 +123,15 @@ def check_outputs(student: "Program", teacher: "Program", judged: str, axis: int
 
 def _listed(specs: tuple[TensorSpec, ...]) -> str:
     return ", ".join(map(str, specs))
+
+
+def _answers(student: "Program", teacher: "Program", inside: Features | None) -> ProgramAnswers:
+    names = [spec.name for spec in student.inputs]
+    return ProgramAnswers(teacher, names, inside.teacher_taps if inside else None)
+
+
+def _with_features(answers: Loss, inside: Features) -> Loss:
+    return lambda outputs, batch: answers(outputs, batch) + inside(outputs, batch.teacher)
 
 
 def _mixed(distillation: Loss, labels: Loss | None, label_weight: float) -> Loss:

@@ -37,7 +37,7 @@ class Distill(DistillConfig, Pass):
 
         if context.data is None:
             raise PassError(f"{self.title} has no data.", "Add a `data:` section.")
-        program, history = distill(
+        program, history, pairs = distill(
             context.load(artifact.path),
             context.load(self._teacher_path(context)),
             context.data,
@@ -48,6 +48,8 @@ class Distill(DistillConfig, Pass):
             threads=context.threads,
         )
         context.notes["history"] = history.to_dict()
+        if pairs:
+            context.notes["features"] = pairs
         context.notes["teacher"] = self.reads(context)[0]
         return save_program(program, context, made_by=self.kind, parents=(artifact,))
 

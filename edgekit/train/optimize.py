@@ -10,7 +10,9 @@ if TYPE_CHECKING:
     from edgekit.train.config import TrainConfig
 
 
-def make_optimizer(module: nn.Module, config: "TrainConfig") -> torch.optim.Optimizer:
+def make_optimizer(
+    module: nn.Module, config: "TrainConfig", beside: nn.Module | None = None
+) -> torch.optim.Optimizer:
     """AdamW or SGD with Nesterov momentum.
 
     Biases and the scales of normalisations (parameters with one axis) do not decay: it would only
@@ -19,8 +21,10 @@ def make_optimizer(module: nn.Module, config: "TrainConfig") -> torch.optim.Opti
     Args:
         module: its trainable parameters; tied ones count once.
         config: the hyper-parameters.
+        beside: what is trained with it and is no part of it.
     """
-    trainable = [p for p in module.parameters() if p.requires_grad]
+    extra = () if beside is None else beside.parameters()
+    trainable = [p for p in (*module.parameters(), *extra) if p.requires_grad]
     groups = [
         {"params": [p for p in trainable if p.dim() > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in trainable if p.dim() <= 1], "weight_decay": 0.0},

@@ -2,15 +2,17 @@
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from edgekit.errors import PassError, UsageError
 from edgekit.graph import modes
 from edgekit.graph.program import Program, rebuild
+from edgekit.graph.taps import add_outputs, drop_outputs
 from edgekit.progress import Progress, Silent
 from edgekit.train.batches import Batches, Minibatch
 from edgekit.train.layout import fast_inputs, fast_layout, plain_layout
@@ -18,7 +20,7 @@ from edgekit.train.losses import Loss, output_name, right_answers, task_loss
 from edgekit.train.optimize import Average, learning_rate, make_optimizer
 from edgekit.train.reproducible import reproducible
 from edgekit.train.shrinkage import Shrinkage
-from edgekit.train.teacher import Teacher
+from edgekit.train.teacher import Answers, Teacher
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -84,9 +86,11 @@ def train(
     progress: Progress | None = None,
     threads: int | None = None,
     loss: Loss | None = None,
-    teacher: Program | None = None,
+    teacher: Answers | None = None,
     least: int = 1,
     shrinkage: "tuple[Sparsify, float, Sequence[Member]] | None" = None,
+    taps: Mapping[str, str] | None = None,
+    beside: nn.Module | None = None,
 ) -> tuple[Program, History]:
     """Train a network on the training split; the other splits are not looked at.
 
@@ -103,6 +107,9 @@ def train(
         teacher: a network whose outputs each batch brings along, for a loss that wants them.
         least: samples that the loss needs in a batch.
         shrinkage: kind, strength and groups of sparse training (`edgekit.train.shrinkage`).
+        taps: nodes of the graph whose values the loss wants among the outputs, by the names that
+            they have there.
+        beside: what is trained with the network, for the loss, and then thrown away.
 
     Returns:
         The trained network, in eval mode, and how training went.
@@ -112,16 +119,15 @@ def train(
         PassError: the loss or the weights are not finite.
     """
     progress = progress or Silent()
-    run = _Run(program, task, config, loss or task_loss(
-        task, program, label_smoothing=config.label_smoothing
-    ))  # fmt: skip
+    loss = loss or task_loss(task, program, label_smoothing=config.label_smoothing)
+    run = _Run(program, task, config, loss, taps or {}, beside)
     if shrinkage is not None:
         run.pull(*shrinkage)
     with reproducible(seed, threads):
         batches = Batches(program, data, task, config, seed=seed, least=least)
         guide = None
         if teacher is not None:
-            guide = Teacher(teacher, [spec.name for spec in program.inputs])
+            guide = Teacher(teacher)
             guide.remember(batches, progress)
         history = History(len(batches.rows), len(batches), batches.size)
         with progress.task("train", total=config.epochs * len(batches)) as bar:
@@ -133,19 +139,31 @@ def train(
 class _Run:
     """A network in training."""
 
-    def __init__(self, program: Program, task: "Task", config: "TrainConfig", loss: Loss) -> None:
+    def __init__(
+        self,
+        program: Program,
+        task: "Task",
+        config: "TrainConfig",
+        loss: Loss,
+        taps: Mapping[str, str],
+        beside: nn.Module | None,
+    ) -> None:
         self._program = program
         self._config = config
         self._loss = loss
-        self._names = [spec.name for spec in program.outputs]
+        self._names = [*(spec.name for spec in program.outputs), *taps]
+        self._taps = len(taps)
+        self._beside = beside
         self._judged = output_name(task, program)
         self._counts = task.kind in {"classification", "segmentation"}
         self._module: GraphModule = program.module()
         if not any(p.requires_grad for p in self._module.parameters()):
             raise UsageError("The network has no weights to train.", "Leave the step out.")
+        if taps:
+            add_outputs(self._module, list(taps.values()))
         modes.set_training(self._module, training=True)
         fast_layout(self._module)
-        self._optimizer = make_optimizer(self._module, config)
+        self._optimizer = make_optimizer(self._module, config, beside)
         self._average = Average(self._module, config.ema) if config.ema else None
         self._shrinkage: Shrinkage | None = None
         self._step = 0
@@ -192,6 +210,8 @@ class _Run:
                 )
         modes.set_training(self._module, training=False)
         plain_layout(self._module)
+        if self._taps:
+            drop_outputs(self._module, self._taps)
         return rebuild(self._module, like=self._program)
 
     def _update(self, batch: Minibatch, rate: float, where: str) -> tuple[float, dict[str, Tensor]]:
@@ -205,8 +225,9 @@ class _Run:
             raise _diverged(f"the loss is {value}", where, batch, detached)
         loss.backward()  # type: ignore[no-untyped-call]
         if self._config.gradient_clip is not None:
+            beside = () if self._beside is None else self._beside.parameters()
             norm = torch.nn.utils.clip_grad_norm_(
-                self._module.parameters(), self._config.gradient_clip
+                [*self._module.parameters(), *beside], self._config.gradient_clip
             )
             if not math.isfinite(float(norm)):
                 raise _diverged("the gradient is not finite", where, batch, detached)

@@ -19,7 +19,7 @@ LONG = {"epochs": 80, "batch_size": 50, "learning_rate": 0.03}
 
 def run(student, teacher, data, task=CLASSES, *, config=None, **options):
     config = DistillConfig(**{"epochs": 1, "batch_size": 16, **(config or {}), **options})
-    return distill(student, teacher, data, task, config, seed=0, threads=1)
+    return distill(student, teacher, data, task, config, seed=0, threads=1)[:2]
 
 
 def states(program):
