@@ -72,6 +72,7 @@ class Target(BaseModel):
         channel_multiple: channel counts that its kernels use best are multiples of this.
         sparsity: sparsity patterns that its kernels can exploit, such as `2:4`.
         compute_capabilities: for GPUs, such as `8.9`.
+        dla_cores: how many deep learning accelerators it has at most, 0 for none.
         opset: the ONNX opset to export.
         threads: CPU threads that its runtime uses unless told otherwise.
         meters: energy meters to try, best first.
@@ -92,6 +93,7 @@ class Target(BaseModel):
     channel_multiple: int = Field(default=8, ge=1)
     sparsity: tuple[str, ...] = ()
     compute_capabilities: tuple[str, ...] = ()
+    dla_cores: int = Field(default=0, ge=0)
     opset: int = Field(default=20, ge=13)
     threads: int = Field(default=1, ge=1)
     meters: tuple[str, ...] = ()

@@ -14,6 +14,7 @@ from edgekit.cli import (
     doctor_command,
     meters_command,
     pass_commands,
+    preflight_command,
     prune_command,
     recipe_commands,
     run_command,
@@ -34,6 +35,7 @@ app.command("finetune")(pass_commands.finetune)
 app.command("distill")(pass_commands.distill)
 app.command("quantize")(pass_commands.quantize)
 app.command("export")(pass_commands.export)
+app.command("preflight")(preflight_command.preflight)
 app.command("build")(pass_commands.build)
 app.command("verify")(artifact_commands.verify)
 app.command("eval")(artifact_commands.evaluate)

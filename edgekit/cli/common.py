@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 M = TypeVar("M", bound="BaseModel")
 _LINE_EVERY_S = 30.0
+_SHAPE = re.compile(r"[1-9]\d*(x[1-9]\d*)*")
 
 Model = Annotated[
     Path, typer.Argument(metavar="MODEL", help="An artifact's folder, a .pt2 or an .onnx file.")
@@ -50,6 +51,15 @@ Imports = Annotated[
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Any other field of the pass, as YAML."),
+]
+Shapes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--shapes",
+        metavar="NAME=MIN/OPT/MAX",
+        help="Smallest, usual and largest shape of a dynamic input, such as"
+        " image=1x3x224x224/4x3x224x224/8x3x224x224; one shape stands for all three.",
+    ),
 ]
 Task = Annotated[
     str,
@@ -327,6 +337,30 @@ def input_specs(texts: list[str] | None) -> dict[str, dict[str, Any]] | None:
             "dtype": dtype.strip() or "float32",
         }
     return specs
+
+
+def shape_triples(
+    texts: list[str] | None,
+) -> "dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]] | None":
+    """Read `--shapes name=1x3x8x8/2x3x8x8/4x3x8x8` options.
+
+    Raises:
+        UsageError: one is not of that form.
+    """
+    if not texts:
+        return None
+    found = {}
+    for text in texts:
+        name, equals, rest = text.partition("=")
+        parts = rest.split("/")
+        if not equals or len(parts) not in {1, 3} or not all(map(_SHAPE.fullmatch, parts)):
+            raise UsageError(
+                f"--shapes {text!r} cannot be read.",
+                "Write image=1x3x224x224/4x3x224x224/8x3x224x224, or one shape for all three.",
+            )
+        triple = [tuple(int(size) for size in part.split("x")) for part in parts]
+        found[name.strip()] = (triple[0], triple[len(triple) // 2], triple[-1])
+    return found
 
 
 def sizes(pairs: list[str] | None) -> dict[str, int]:

@@ -21,11 +21,13 @@ _TWO_GIB = 2**31 - 1
 _HINT = "Export the model again, and keep its external data in the model's folder."
 
 
-def read_onnx(path: Path) -> "onnx.ModelProto":
+def read_onnx(path: Path, *, data: bool = True) -> "onnx.ModelProto":
     """Read an ONNX file with its external data, and check it.
 
     Args:
         path: the file.
+        data: False leaves the external data where it is, so that a model of any size can be looked
+            at; it is checked all the same.
 
     Raises:
         UsageError: the file is missing, truncated or invalid, its external data lies outside its
@@ -53,7 +55,7 @@ def read_onnx(path: Path) -> "onnx.ModelProto":
     except (onnx.checker.ValidationError, ValueError, RuntimeError) as e:
         reason = next((line for line in str(e).splitlines() if line.strip()), repr(e))
         raise UsageError(f"{path} is not a valid ONNX model: {reason}", _HINT) from e
-    if external:
+    if external and data:
         onnx.external_data_helper.load_external_data_for_model(model, str(folder))
     name_open_dims(model)
     return model

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from edgekit.errors import PassError
 
 if TYPE_CHECKING:
+    import onnx
     import onnx_ir as ir
 
     from edgekit.artifact import TensorSpec
@@ -160,3 +161,23 @@ def _unique(name: str, taken: set[str]) -> str:
         found = f"{name}_{count}"
     taken.add(found)
     return found
+
+
+def layer_of(node: "onnx.NodeProto") -> str:
+    """The user's module that a node came from, read from the file; empty where nothing says it.
+
+    edgekit names nodes `path/Operator`; torch's exporters leave their scopes in the metadata, or
+    name nodes `/layers/0/conv1/Conv`.
+    """
+    for entry in node.metadata_props:
+        if entry.key == _SCOPES:
+            try:
+                scopes = ast.literal_eval(entry.value)
+            except (ValueError, SyntaxError):
+                break
+            inner = isinstance(scopes, list) and len(scopes) > 1
+            return str(scopes[-2]) if inner and scopes[-2] != _NO_MODULE else ""
+    path, slash, last = node.name.rpartition("/")
+    if slash and last.startswith(node.op_type):
+        return path.strip("/").replace("/", ".")
+    return ""

@@ -8,28 +8,22 @@ hash of the ONNX file says what was built.
 """
 
 import hashlib
-import importlib
 import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib import util
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
-from edgekit.errors import PassError, UnavailableError, UsageError
+from edgekit.errors import PassError, UsageError
+from edgekit.lower import library
+from edgekit.lower.library import MODULES, Kind, available
+from edgekit.lower.profile import Shape, Shapes, profile_shapes
 from edgekit.manifest import write_atomically, write_text_atomically
 from edgekit.progress import Progress, Silent
 
-if TYPE_CHECKING:
-    from edgekit.artifact import TensorSpec
+__all__ = ["MODULES", "BuildReport", "Kind", "available", "build_engine", "profile_shapes"]
 
-Kind = Literal["tensorrt", "tensorrt-rtx"]
-Shape = tuple[int, ...]
-Shapes = Mapping[str, tuple[Shape, Shape, Shape]]
-
-MODULES: dict[str, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
-DEFAULT_BATCHES = (1, 1, 8)
 SCHEMA_VERSION = 1
 
 
@@ -64,23 +58,6 @@ class BuildReport:
     deterministic: bool = False
 
 
-def available(runtime: Kind) -> tuple[bool, str, str]:
-    """Whether a builder can be used here.
-
-    Returns:
-        Whether it can; the version, or why not; and the mend, empty where there is nothing to mend.
-    """
-    module = MODULES[runtime]
-    fix = f'Install it with: pip install "edgekit[{runtime}]"'
-    if util.find_spec(module) is None:
-        return False, f"Python package {module} is not installed.", fix
-    try:
-        loaded = importlib.import_module(module)
-    except (ImportError, OSError, RuntimeError) as e:
-        return False, f"{module} is installed but does not load: {e}", fix
-    return True, str(loaded.__version__), ""
-
-
 def build_engine(
     onnx: Path,
     engine: Path,
@@ -109,7 +86,7 @@ def build_engine(
     """
     from edgekit.graph.onnx_model import read_onnx, specs
 
-    trt = _load(runtime)
+    trt = library.load(runtime)
     inputs, _ = specs(read_onnx(onnx))
     profile = profile_shapes(inputs, shapes)
     capabilities = _capabilities(trt, runtime, compute_capabilities)
@@ -135,64 +112,6 @@ def build_engine(
     return report
 
 
-def _load(runtime: Kind) -> Any:
-    ok, reason, fix = available(runtime)
-    if not ok:
-        raise UnavailableError(f"An engine cannot be built: {reason}", fix)
-    return importlib.import_module(MODULES[runtime])
-
-
-def profile_shapes(
-    inputs: Sequence["TensorSpec"], shapes: Shapes | None
-) -> dict[str, tuple[Shape, Shape, Shape]]:
-    """The optimization profile: smallest, usual and largest shape of each dynamic input.
-
-    Args:
-        inputs: the model's inputs.
-        shapes: the user's.
-
-    Raises:
-        UsageError: an unknown input, a shape that does not fit, or a dynamic dimension other than
-            the batch without a shape.
-    """
-    given = dict(shapes or {})
-    unknown = sorted(set(given) - {s.name for s in inputs})
-    if unknown:
-        raise UsageError(
-            f"`shapes` names {', '.join(unknown)}, which the model does not have.",
-            f"Its inputs are {', '.join(s.name for s in inputs)}.",
-        )
-    found: dict[str, tuple[Shape, Shape, Shape]] = {}
-    for spec in inputs:
-        dynamic = [axis for axis, size in enumerate(spec.shape) if isinstance(size, str)]
-        if spec.name in given:
-            found[spec.name] = _checked(spec, given[spec.name])
-        elif dynamic == [0]:
-            rest = tuple(int(size) for size in spec.shape[1:])
-            small, usual, large = ((batch, *rest) for batch in DEFAULT_BATCHES)
-            found[spec.name] = (small, usual, large)
-        elif dynamic:
-            raise UsageError(
-                f"Input {spec} has dynamic dimensions besides the batch.",
-                f"Give its smallest, usual and largest shape: shapes: {{{spec.name}: [...]}}.",
-            )
-    return found
-
-
-def _checked(spec: "TensorSpec", triple: tuple[Shape, Shape, Shape]) -> tuple[Shape, Shape, Shape]:
-    small, usual, large = (tuple(int(v) for v in shape) for shape in triple)
-    fits = all(len(s) == len(spec.shape) for s in (small, usual, large)) and all(
-        1 <= a <= b <= c and (isinstance(size, str) or size == a == c)
-        for size, a, b, c in zip(spec.shape, small, usual, large, strict=True)
-    )
-    if not fits:
-        raise UsageError(
-            f"The shapes {small}, {usual}, {large} do not fit input {spec}.",
-            "Give smallest <= usual <= largest, and the fixed sizes as they are.",
-        )
-    return small, usual, large
-
-
 def _capabilities(trt: Any, runtime: Kind, wanted: Sequence[str]) -> list[Any]:
     """The builder's constants for compute capabilities; none for TensorRT."""
     if runtime == "tensorrt":
@@ -216,17 +135,15 @@ def _build(
     profile: Mapping[str, tuple[Shape, Shape, Shape]],
     capabilities: Sequence[Any],
 ) -> tuple[bytes, tuple[str, ...], tuple[tuple[str, ...], tuple[str, ...]]]:
-    log = _logger(trt)
-    builder = _builder(trt, runtime, log)
-    flags, bits = ["STRONGLY_TYPED"], 0
-    if hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED"):  # TensorRT 11: always
-        bits = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
-    network = builder.create_network(bits)
-    parser = trt.OnnxParser(network, log)
-    if not parser.parse_from_file(str(onnx)) or parser.num_errors:
-        raise _parser_error(parser)
-    parsed = tuple(dict.fromkeys(log.warnings))
-    log.warnings.clear()
+    log = library.logger(trt)
+    builder = library.make_builder(trt, runtime, log)
+    flags = ["STRONGLY_TYPED"]
+    parsed = library.parse(trt, builder, log, onnx)
+    if parsed.refusals:
+        raise PassError(
+            f"The parser refuses {library.names_of(parsed.refusals)}",
+            "`edgekit preflight` lists every node that it refuses, and the mend of each.",
+        )
     config = builder.create_builder_config()
     if capabilities:
         config.num_compute_capabilities = len(capabilities)
@@ -237,53 +154,10 @@ def _build(
         for name, (small, usual, large) in profile.items():
             optimization.set_shape(name, small, usual, large)
         config.add_optimization_profile(optimization)
-    data = builder.build_serialized_network(network, config)
+    data = builder.build_serialized_network(parsed.network, config)
     if data is None:
         raise PassError(
             f"{runtime} could not build the engine: {'; '.join(log.errors[-3:]) or 'no reason'}",
             "Look at the layer that the message names.",
         )
-    return bytes(data), tuple(flags), (parsed, tuple(dict.fromkeys(log.warnings)))
-
-
-def _builder(trt: Any, runtime: Kind, log: Any) -> Any:
-    hint = "TensorRT builds on the device: run this step there, or use tensorrt-rtx."
-    try:
-        builder = trt.Builder(log)
-    except (RuntimeError, TypeError) as e:  # pybind's ways of saying that there is no GPU
-        raise UnavailableError(f"{runtime} has no usable GPU: {e}", hint) from e
-    if builder is None:
-        raise UnavailableError(f"{runtime} has no usable GPU.", hint)
-    return builder
-
-
-def _parser_error(parser: Any) -> PassError:
-    errors = [parser.get_error(i) for i in range(parser.num_errors)]
-    if not errors:
-        return PassError("The ONNX parser failed and says nothing.", "Check the file with ONNX.")
-    first = errors[0]
-    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-    return PassError(
-        f"The parser refuses node {first.node_name()!r} ({first.node_operator()}): "
-        f"{first.desc()}{more}",
-        "Quantize for this target, or replace the operator.",
-    )
-
-
-def _logger(trt: Any) -> Any:
-    """A logger that keeps warnings and errors and prints nothing."""
-
-    class Log(trt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__()
-            self.warnings: list[str] = []
-            self.errors: list[str] = []
-
-        def log(self, severity: Any, message: str) -> None:
-            levels = trt.ILogger.Severity
-            if severity in (levels.ERROR, levels.INTERNAL_ERROR):
-                self.errors.append(message)
-            elif severity == levels.WARNING:
-                self.warnings.append(message)
-
-    return Log()
+    return bytes(data), tuple(flags), (parsed.warnings, tuple(dict.fromkeys(log.warnings)))

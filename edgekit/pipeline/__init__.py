@@ -5,6 +5,7 @@ from edgekit.pipeline.benchmark import bench_models
 from edgekit.pipeline.gates import raise_for_verdict
 from edgekit.pipeline.measure import cpu_threads
 from edgekit.pipeline.plan import explain, locate
+from edgekit.pipeline.preflight import preflight_model, raise_unless_fit
 from edgekit.pipeline.run import run_recipe
 from edgekit.pipeline.single import (
     apply,
@@ -27,6 +28,8 @@ __all__ = [
     "explain",
     "inspect",
     "locate",
+    "preflight_model",
     "raise_for_verdict",
+    "raise_unless_fit",
     "run_recipe",
 ]

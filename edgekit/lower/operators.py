@@ -1,0 +1,70 @@
+"""What TensorRT's ONNX parser does not take, as data for machines that have no TensorRT.
+
+`UNSUPPORTED` is what the parser of TensorRT-RTX 1.7.1 answers to `supports_operator` for every
+operator of ONNX 1.20's default domain (a test asks an installed one again). The mends come from the
+operator's definition in ONNX.
+"""
+
+_SEQUENCE = "Return the tensors one by one, or stacked: TensorRT has no sequences."
+_TRAINING = "Remove it: it belongs to training."
+_TEXT = "Do it before the network: TensorRT has no strings."
+_QDQ = "Write QuantizeLinear and DequantizeLinear around the float operator."
+_STATIC = "Quantize statically, with calibration data: `edgekit quantize`."
+_RANDOM = "Draw the random numbers outside, and give them as an input."
+_BITS = "Compute it with integer arithmetic (Mod, Div, Mul), or outside the network."
+_SHAPE = "Its result's size depends on the data: do it after the network."
+_OWN = "Replace it by operators that TensorRT has, or write a TensorRT plugin."
+
+UNSUPPORTED: dict[str, str] = {
+    "AffineGrid": "Export at an opset under 20, which writes it with MatMul.",
+    "Bernoulli": _RANDOM,
+    "BitCast": _BITS,
+    "BitShift": _BITS,
+    "BitwiseAnd": _BITS,
+    "BitwiseNot": _BITS,
+    "BitwiseOr": _BITS,
+    "BitwiseXor": _BITS,
+    "CenterCropPad": "Write it with Slice and Pad.",
+    "Col2Im": "Write it as a transposed convolution with fixed weights.",
+    "Compress": _SHAPE,
+    "ConcatFromSequence": _SEQUENCE,
+    "ConvInteger": _QDQ,
+    "CumProd": _OWN,
+    "DFT": "Write it as a MatMul with the constant matrix of sines and cosines.",
+    "DeformConv": _OWN,
+    "Det": _OWN,
+    "DynamicQuantizeLinear": _STATIC,
+    "ImageDecoder": "Decode images before the network.",
+    "MatMulInteger": _QDQ,
+    "MaxRoiPool": "Use RoiAlign.",
+    "MaxUnpool": "Use ScatterElements, or a Resize.",
+    "MelWeightMatrix": "Fold it into a constant.",
+    "Multinomial": _RANDOM,
+    "NegativeLogLikelihoodLoss": _TRAINING,
+    "Optional": _SEQUENCE,
+    "OptionalGetElement": _SEQUENCE,
+    "OptionalHasElement": _SEQUENCE,
+    "QLinearConv": _QDQ,
+    "QLinearMatMul": _QDQ,
+    "RegexFullMatch": _TEXT,
+    "SequenceAt": _SEQUENCE,
+    "SequenceConstruct": _SEQUENCE,
+    "SequenceEmpty": _SEQUENCE,
+    "SequenceErase": _SEQUENCE,
+    "SequenceInsert": _SEQUENCE,
+    "SequenceLength": _SEQUENCE,
+    "SequenceMap": _SEQUENCE,
+    "SoftmaxCrossEntropyLoss": _TRAINING,
+    "SplitToSequence": _SEQUENCE,
+    "StringConcat": _TEXT,
+    "StringNormalizer": _TEXT,
+    "StringSplit": _TEXT,
+    "SwiGLU": "Write it as Mul and Sigmoid.",
+    "TfIdfVectorizer": _TEXT,
+    "Unique": _SHAPE,
+}
+
+
+def mend(operator: str) -> str:
+    """What to do about an operator that the parser refuses."""
+    return UNSUPPORTED.get(operator, _OWN)
