@@ -49,8 +49,12 @@ class Program:
     warnings: tuple[str, ...] = ()
     ranges: dict[str, tuple[int, int]] = field(default_factory=dict)
 
-    def module(self) -> GraphModule:
+    def module(self, *, share: bool = False) -> GraphModule:
         """A new trainable module, in eval mode, that shares nothing with this program.
+
+        Args:
+            share: do share the tensors, to look at them or put others in their place; they must
+                not be written to.
 
         Returns:
             forward(*tensors in the order of `inputs`) gives a tuple in the order of `outputs`.
@@ -58,7 +62,8 @@ class Program:
         with warnings.catch_warnings():
             # copy rebuilds torch's own tree specifications, which warns about torch's own class.
             warnings.simplefilter("ignore", FutureWarning)
-            module = copy.deepcopy(self.exported.module(check_guards=False))
+            unlifted = self.exported.module(check_guards=False)
+            module = copy.deepcopy(unlifted, _tensors_of(unlifted) if share else None)
         retie(module, self.ties)
         for child in module.modules():
             child.training = False  # torch's own eval() raises on exported modules
@@ -128,6 +133,16 @@ class Program:
                 symbol, value = solve(size)
                 found[symbol] = 1 if entry == batch else value
         return found
+
+
+def _tensors_of(module: nn.Module) -> dict[int, Any]:
+    """For `copy.deepcopy`: every tensor of a module is its own copy."""
+    found: dict[int, Any] = {}
+    for child in module.modules():
+        for value in (*vars(child).values(), *child._parameters.values(), *child._buffers.values()):
+            if isinstance(value, Tensor):
+                found[id(value)] = value
+    return found
 
 
 def rebuild(module: GraphModule, like: Program, **changes: Any) -> Program:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
-from torch.fx.node import map_aggregate
+from torch.fx.node import map_aggregate, map_arg
 
 from edgekit.prune.coupling import Coupling
 from edgekit.prune.shrink import Keep
@@ -44,6 +44,18 @@ class MaskedInterpreter(Interpreter):
         result = self._over_kept(n)
         if result is None:
             result = super().run_node(n)
+        return result if n.op == "get_attr" else self._masked(n, result)
+
+    def map_nodes_to_values(self, args: Any, n: Node) -> Any:  # noqa: ARG002 - the base class has it
+        """Clear weights where they are read: all at once they would be a second network."""
+
+        def value(node: Node) -> Any:
+            found = self.env[node]
+            return self._masked(node, found) if node.op == "get_attr" else found
+
+        return map_arg(args, value)
+
+    def _masked(self, n: Node, result: Any) -> Any:
         if isinstance(result, Tensor):
             for axis, index in self.removed.get(n.name, ()):
                 # index_fill, not a product: it clears NaN and infinity too.

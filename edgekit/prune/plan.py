@@ -116,7 +116,7 @@ def decide(
             they are needed.
         PassError: nothing can be pruned.
     """
-    module, names = program.module(), program.name_map()
+    module, names = program.module(share=True), program.name_map()
     coupling = analyse(module, _policy(config, names))
     families = find_families(coupling, names)
     frozen, frozen_parameters = frozen_by(families, names)

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from edgekit.errors import PassError, UsageError
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 # Relative to the largest output. Float64 leaves nothing but rounding; float32 sums in other orders.
 TOLERANCE = {"float64": 1e-9, "float32": 1e-4}
-_DOUBLE_LIMIT_BYTES = 400_000_000
+_DOUBLE_LIMIT_BYTES = 200_000_000  # two copies in twice the size
 
 
 def prune(
@@ -149,13 +149,27 @@ def _fit(
     progress: Progress,
 ) -> tuple[Program, tuple[Fitted, ...]]:
     """Fit what is left to what the original says."""
+    _own(coupling.module)
     nodes = len(coupling.module.graph.nodes)
     with progress.task("least squares", total=nodes) as bar:
         fitted = compensate(
-            program.module(), coupling, keep, calibration.inputs, seed=seed,
+            program.module(share=True), coupling, keep, calibration.inputs, seed=seed,
             tell=lambda _: bar.advance(1),
         )  # fmt: skip
     return rebuild(coupling.module, program), tuple(fitted)
+
+
+def _own(module: GraphModule) -> None:
+    """Part from the original's tensors, before what is left is written to; ties stay tied."""
+    made: dict[int, nn.Parameter] = {}
+    for child in module.modules():
+        for name, tensor in list(child._parameters.items()):
+            if tensor is not None:
+                fresh = made.get(id(tensor))
+                if fresh is None:
+                    fresh = nn.Parameter(tensor.detach().clone(), tensor.requires_grad)
+                    made[id(tensor)] = fresh
+                setattr(child, name, fresh)
 
 
 def _shrink_and_check(

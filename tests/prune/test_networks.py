@@ -201,3 +201,17 @@ def test_everything_that_is_an_output_keeps_its_width():
     assert [(g.layers, g.before, g.after) for g in report.groups] == [(("net.4",), 24, 12)]
     assert pruned.outputs == program.outputs
     assert "net.0" in report.frozen["(output)"].layers
+
+
+def test_pruning_copies_no_weight_that_it_keeps_whole():
+    program = nets.program("mlp")
+    config = HALF.model_copy(update={"protect": ("net.4",)})
+    pruned, _ = prune(program, config, seed=0)
+    before, after = program.exported.state_dict, pruned.exported.state_dict
+    assert after["net.7.weight"].data_ptr() == before["net.7.weight"].data_ptr()
+    assert after["net.0.weight"].data_ptr() != before["net.0.weight"].data_ptr()
+    # What is trained further is a copy.
+    module = pruned.module()
+    with torch.no_grad():
+        module.get_parameter("net.7.weight").zero_()
+    assert before["net.7.weight"].any()

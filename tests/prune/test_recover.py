@@ -132,3 +132,12 @@ def test_rows_of_a_convolution_are_its_products():
         torch.testing.assert_close(
             answers.view(3, -1, 5).transpose(1, 2).reshape(expected.shape), expected
         )
+
+
+def test_fitting_leaves_the_original_alone():
+    program = nets.program("mlp")
+    before = {n: t.clone() for n, t in program.exported.state_dict.items()}
+    config = FIT.model_copy(update={"protect": ("net.4",)})
+    _, report = prune(program, config, seed=0, calibration=samples(program))
+    assert report.fitted
+    assert all(torch.equal(before[n], t) for n, t in program.exported.state_dict.items())
