@@ -13,7 +13,7 @@ LEFT_OUT = ("traceback", "prune_warnings", "capture_warnings")
 HEAD = """\
 # The pruning zoo
 
-`make zoo-models` takes every network of torchvision and {timm} architectures of timm, with random
+`make zoo-models` takes every network of torchvision and one of each family of timm, with random
 weights, through capture, pruning at sparsity 0.5 of every layer, saving and loading, ONNX export
 and ONNX Runtime. It writes this page; the records are in [results/zoo.json](results/zoo.json).
 
@@ -101,8 +101,7 @@ def causes(records: Sequence[Record]) -> list[tuple[str, int, float, int]]:
 
 def page(records: Sequence[Record]) -> str:
     """The page."""
-    timm = sum(r["key"].startswith("timm/") for r in records)
-    lines = [HEAD.format(timm=timm), "## In short\n"]
+    lines = [HEAD, "## In short\n"]
     found = summary(records)
     lines.append(
         table(
@@ -133,7 +132,17 @@ def page(records: Sequence[Record]) -> str:
                 [[r["key"], r["status"], _short(r.get("error", ""))] for r in bad],
             )
         )
+    if missing := not_run(records):
+        lines.append(f"\n## Not run yet\n\n{', '.join(missing)}")
     return "\n".join(lines) + "\n"
+
+
+def not_run(records: Sequence[Record]) -> list[str]:
+    """Networks of the zoo that have no record."""
+    from zoo_models import zoo
+
+    known = {r["key"] for r in records}
+    return [entry.key for entry in zoo() if entry.key not in known]
 
 
 def _short(error: str) -> str:
@@ -148,6 +157,12 @@ def _said(value: Any) -> str:
     return f"{value:.1%}" if value >= 1e-3 else f"{value:.2g}"
 
 
+def _seconds(spent: dict[str, float]) -> str:
+    shrinking = spent.get("shrink", 0.0) + spent.get("re-export", 0.0)
+    parts = (spent.get("analysis", 0.0), shrinking, spent.get("oracle", 0.0), sum(spent.values()))
+    return " / ".join(f"{part:.1f}" for part in parts)
+
+
 COLUMNS: dict[str, Callable[[Record], str]] = {
     "network": lambda r: r["key"].partition("/")[2],
     "input": lambda r: " + ".join("×".join(str(n) for n in s[1:]) for s in r["inputs"].values()),
@@ -160,15 +175,7 @@ COLUMNS: dict[str, Callable[[Record], str]] = {
     "by": lambda r: ", ".join(c.removeprefix("aten.") for c in list(r["frozen"])[:4]),
     "proof": lambda r: f"{r['oracle_error']:.0e} {r['oracle_dtype']}",
     "ONNX": lambda r: f"{r['onnx_max_rel_error']:.0e}",
-    "seconds": lambda r: " / ".join(
-        f"{n:.1f}"
-        for n in (
-            r["seconds"].get("analysis", 0.0),
-            r["seconds"].get("shrink", 0.0) + r["seconds"].get("re-export", 0.0),
-            r["seconds"].get("oracle", 0.0),
-            sum(r["seconds"].values()),
-        )
-    ),
+    "seconds": lambda r: _seconds(r["seconds"]) if "seconds" in r else "",
 }
 
 

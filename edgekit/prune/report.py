@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from edgekit.prune.atoms import STRUCTURAL, UNITED, Fixed
+from edgekit.prune.atoms import STRUCTURAL, SYMBOLIC, UNITED, WINDOW, Fixed
 from edgekit.prune.coupling import attribute
 from edgekit.prune.families import Counts, Families, layer_of, weighted_nodes
 from edgekit.prune.recover import Fitted
@@ -124,7 +124,9 @@ def frozen_by(families: Families, names: dict[str, str]) -> tuple[dict[str, Froz
             frozen *= stuck
             causes |= coupling.solution.causes_of(dim) or ({UNITED} if stuck else set())
         total += frozen
-        for cause in sorted(causes - STRUCTURAL) if frozen else ():
+        # Kernels and pixels are fixed nearly everywhere: named only where nothing else is to blame.
+        named = causes - STRUCTURAL or causes & {WINDOW, SYMBOLIC}
+        for cause in sorted(named) if frozen else ():
             elements[cause] = elements.get(cause, 0) + frozen
             layers.setdefault(cause, []).extend(owners.get(name, [name]))
     order = sorted(elements, key=lambda cause: (-elements[cause], cause))

@@ -207,6 +207,28 @@ def test_a_slice_over_a_coupled_residual():
     assert [k + 6 for k in kept[:3]] == kept[3:]
 
 
+class Gate(nn.Module):
+    """Weights that mix pixels with pixels, as gMLP's gates do with tokens."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Conv2d(3, 12, 3, padding=1)
+        self.mix = nn.Linear(64, 64)
+        self.head = nn.Linear(12, 2)
+
+    def forward(self, x):
+        y = self.a(x).flatten(2)
+        return self.head((y * self.mix(y)).sum(2))
+
+
+def test_weights_between_pixels_stay_and_are_named():
+    torch.manual_seed(0)
+    _, report = prune(capture(Gate().eval(), (torch.randn(2, 3, 8, 8),)), HALF, seed=0)
+    assert report.zero_mask_max_error <= 1e-12
+    assert report.frozen["(spatial)"].parameters == 64 * 64 + 64
+    assert report.frozen["(spatial)"].layers == ("mix",)
+
+
 def test_channels_that_are_read_as_coordinates_stay():
     def sample(x):
         return F.grid_sample(x, torch.tanh(x[:, :2].movedim(1, 3)), align_corners=False)
