@@ -228,10 +228,40 @@ def build(
     out: common.Out,
     *,
     target: Annotated[str, typer.Option("--target", help="A name from `edgekit targets`.")],
+    shapes: common.Shapes = None,
+    workspace: Annotated[
+        int | None, typer.Option("--workspace", help="Most GPU memory of a layer, MiB.")
+    ] = None,
+    level: Annotated[
+        int | None, typer.Option("-O", help="0: fastest build, to 5: longest search.")
+    ] = None,
+    sparse: Annotated[
+        bool, typer.Option("--sparse", help="Use kernels for 2:4 sparse weights.")
+    ] = False,
+    strip_weights: Annotated[
+        bool, typer.Option("--strip-weights", help="Leave the weights out, to be refitted.")
+    ] = False,
+    version_compatible: Annotated[
+        bool, typer.Option("--version-compatible", help="Load in later TensorRT versions too.")
+    ] = False,
+    hardware_compatible: Annotated[
+        bool, typer.Option("--hardware-compatible", help="Run on Ampere and every later GPU.")
+    ] = False,
+    dla: Annotated[int | None, typer.Option("--dla", help="Build for this DLA core.")] = None,
     set_: common.Set = None,
     json: common.Json = False,
 ) -> None:
     """Build a TensorRT engine from an ONNX file."""
     from edgekit.passes.build_tensorrt import BuildTensorrt
 
-    apply(BuildTensorrt, {}, model, out, json=json, set_=set_, target=target)
+    fields = {
+        "shapes": common.shape_triples(shapes),
+        "workspace_mib": workspace,
+        "optimization_level": level,
+        "sparse": sparse or None,
+        "strip_weights": strip_weights or None,
+        "version_compatible": version_compatible or None,
+        "hardware_compatible": hardware_compatible or None,
+        "dla": dla,
+    }
+    apply(BuildTensorrt, fields, model, out, json=json, set_=set_, target=target)

@@ -17,7 +17,9 @@ from typing import Any
 
 from edgekit.errors import PassError, UsageError
 from edgekit.lower import library
+from edgekit.lower import options as opts
 from edgekit.lower.library import MODULES, Kind, available
+from edgekit.lower.options import BuildOptions
 from edgekit.lower.profile import Shape, Shapes, profile_shapes
 from edgekit.manifest import write_atomically, write_text_atomically
 from edgekit.progress import Progress, Silent
@@ -42,6 +44,7 @@ class BuildReport:
         flags: of the network and the builder.
         shapes: smallest, usual and largest shape of each dynamic input.
         input_sha256: of the ONNX file.
+        options: what was asked of the builder.
         deterministic: False; see the module's docstring.
     """
 
@@ -55,6 +58,7 @@ class BuildReport:
     flags: tuple[str, ...]
     shapes: dict[str, tuple[Shape, Shape, Shape]]
     input_sha256: str
+    options: dict[str, Any]
     deterministic: bool = False
 
 
@@ -65,6 +69,7 @@ def build_engine(
     runtime: Kind = "tensorrt-rtx",
     compute_capabilities: Sequence[str] = (),
     shapes: Shapes | None = None,
+    options: BuildOptions | None = None,
     progress: Progress | None = None,
 ) -> BuildReport:
     """Build an engine from an ONNX file, and write `<engine>.json` beside it.
@@ -77,6 +82,7 @@ def build_engine(
             builds for the GPU it finds.
         shapes: smallest, usual and largest shape of each input with dynamic dimensions. Where
             only the batch is dynamic the default is 1, 1 and 8.
+        options: of the builder; its own defaults unless given.
         progress: where to say how far it is.
 
     Raises:
@@ -86,6 +92,8 @@ def build_engine(
     """
     from edgekit.graph.onnx_model import read_onnx, specs
 
+    options = options or BuildOptions()
+    opts.refuse(options, runtime)
     trt = library.load(runtime)
     inputs, _ = specs(read_onnx(onnx))
     profile = profile_shapes(inputs, shapes)
@@ -93,7 +101,7 @@ def build_engine(
     shown: Progress = Silent() if progress is None else progress
     started = time.perf_counter()
     with shown.task(f"build {runtime} engine", None):
-        data, flags, notes = _build(trt, runtime, onnx, profile, capabilities)
+        data, flags, notes = _build(trt, runtime, onnx, profile, capabilities, options)
     report = BuildReport(
         runtime=runtime,
         version=str(trt.__version__),
@@ -105,6 +113,7 @@ def build_engine(
         flags=flags,
         shapes=profile,
         input_sha256=hashlib.sha256(onnx.read_bytes()).hexdigest(),
+        options=asdict(options),
     )
     write_atomically(engine, data)
     text = json.dumps({"schema_version": SCHEMA_VERSION, **asdict(report)}, indent=2)
@@ -134,10 +143,10 @@ def _build(
     onnx: Path,
     profile: Mapping[str, tuple[Shape, Shape, Shape]],
     capabilities: Sequence[Any],
+    options: BuildOptions,
 ) -> tuple[bytes, tuple[str, ...], tuple[tuple[str, ...], tuple[str, ...]]]:
     log = library.logger(trt)
     builder = library.make_builder(trt, runtime, log)
-    flags = ["STRONGLY_TYPED"]
     parsed = library.parse(trt, builder, log, onnx)
     if parsed.refusals:
         raise PassError(
@@ -145,6 +154,7 @@ def _build(
             "`edgekit preflight` lists every node that it refuses, and the mend of each.",
         )
     config = builder.create_builder_config()
+    flags = ("STRONGLY_TYPED", *opts.apply(trt, builder, config, options))
     if capabilities:
         config.num_compute_capabilities = len(capabilities)
         for index, capability in enumerate(capabilities):
@@ -158,6 +168,8 @@ def _build(
     if data is None:
         raise PassError(
             f"{runtime} could not build the engine: {'; '.join(log.errors[-3:]) or 'no reason'}",
-            "Look at the layer that the message names.",
+            "Without a GPU TensorRT-RTX does not strip every network's weights: leave that out."
+            if options.strip_weights and runtime == "tensorrt-rtx"
+            else "Look at the layer that the message names.",
         )
-    return bytes(data), tuple(flags), (parsed.warnings, tuple(dict.fromkeys(log.warnings)))
+    return bytes(data), flags, (parsed.warnings, tuple(dict.fromkeys(log.warnings)))

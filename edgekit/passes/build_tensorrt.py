@@ -1,8 +1,10 @@
 """`build-tensorrt`: build an engine from a checked ONNX file."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import ClassVar, Literal, Self
+
+from pydantic import Field
 
 from edgekit.artifact import Artifact, Format
 from edgekit.errors import RecipeError
@@ -22,6 +24,13 @@ class BuildTensorrt(Pass):
         runtime: which of the two; the target's unless given.
         compute_capabilities: such as `8.9`; the target's unless given. TensorRT-RTX only.
         shapes: smallest, usual and largest shape of each input with dynamic dimensions.
+        workspace_mib: the most GPU memory that a layer may use while it runs, MiB.
+        optimization_level: 0 (fastest build) to 5 (longest search).
+        sparse: use kernels for 2:4 sparse weights.
+        strip_weights: leave the weights out; the engine must be refitted before it runs.
+        version_compatible: loads in later TensorRT versions too. TensorRT only.
+        hardware_compatible: runs on Ampere and every later GPU. TensorRT only.
+        dla: the DLA core to build for, with the GPU as fallback. TensorRT only.
     """
 
     accepts: ClassVar[frozenset[Format]] = frozenset({"onnx"})
@@ -31,9 +40,20 @@ class BuildTensorrt(Pass):
     runtime: Literal["tensorrt", "tensorrt-rtx"] | None = None
     compute_capabilities: tuple[str, ...] | None = None
     shapes: dict[str, tuple[Shape, Shape, Shape]] | None = None
+    workspace_mib: int | None = Field(default=None, ge=1)
+    optimization_level: int | None = Field(default=None, ge=0, le=5)
+    sparse: bool = False
+    strip_weights: bool = False
+    version_compatible: bool = False
+    hardware_compatible: bool = False
+    dla: int | None = Field(default=None, ge=0)
 
     def resolve(self, targets: Sequence[Target]) -> Self:
         """Take the builder and the compute capabilities of the branch's target."""
+        from edgekit.lower.preflight import check_dla
+
+        for each in targets:
+            check_dla(each, self.dla)
         update: dict[str, object] = {}
         builders = {t.build for t in targets}
         if self.runtime is None:
@@ -52,6 +72,7 @@ class BuildTensorrt(Pass):
 
     def run(self, artifact: Artifact, context: Context) -> Artifact:
         """Write `model.engine` and the JSON beside it."""
+        from edgekit.lower.options import BuildOptions
         from edgekit.lower.tensorrt import build_engine
 
         runtime = self.runtime or "tensorrt-rtx"
@@ -62,6 +83,7 @@ class BuildTensorrt(Pass):
             runtime=runtime,
             compute_capabilities=self.compute_capabilities or (),
             shapes=self.shapes,
+            options=BuildOptions(**{f.name: getattr(self, f.name) for f in fields(BuildOptions)}),
             progress=context.progress,
         )
         context.notes.update(asdict(report))

@@ -67,3 +67,20 @@ def test_bad_options_are_exit_2(
 def test_a_file_of_another_kind(edgekit: Command, tmp_path: Path) -> None:
     (tmp_path / "model.pt2").write_bytes(b"")
     assert_says(edgekit("preflight", "model.pt2", "--target", "rtx"), 2, "edgekit export")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--target", "rtx", "--dla", "0"), ("rtx has no DLA",)),
+        (("--target", "rtx", "-O", "9"), ("optimization_level",)),
+        (("--target", "rtx", "--version-compatible"), ("version-compatible",)),
+        (("--target", "rtx", "--shapes", "x=4x4/2x4/8x4"), ("do not fit",)),
+        (("--target", "x86-vnni"), ("no engine to build",)),
+    ],
+)
+def test_bad_build_options_are_exit_2(
+    edgekit: Command, model: Path, options: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    assert_says(edgekit("build", model, "-o", "out", *options), 2, *words)
+    assert not (model.parent / "out").exists()

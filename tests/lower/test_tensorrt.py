@@ -10,6 +10,7 @@ from onnx import TensorProto, helper
 from edgekit.artifact import TensorSpec
 from edgekit.errors import PassError, UnavailableError, UsageError
 from edgekit.lower import tensorrt
+from edgekit.lower.options import BuildOptions
 
 HERE = tensorrt.available("tensorrt-rtx")[0]
 needs_builder = pytest.mark.skipif(not HERE, reason="tensorrt-rtx is not installed")
@@ -93,3 +94,65 @@ def test_profiles() -> None:
 def test_shapes_that_do_not_fit(spec: TensorSpec, shapes: object, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         tensorrt.profile_shapes([spec], shapes)  # type: ignore[arg-type]
+
+
+@needs_builder
+def test_options_are_set_and_recorded(residual_onnx: Path, tmp_path: Path) -> None:
+    options = BuildOptions(workspace_mib=64, optimization_level=1, sparse=True)
+    engine = tmp_path / "model.engine"
+    report = tensorrt.build_engine(
+        residual_onnx, engine, compute_capabilities=("8.6",), options=options
+    )
+    assert report.flags == ("STRONGLY_TYPED", "SPARSE_WEIGHTS")
+    said = json.loads((tmp_path / "model.engine.json").read_text())
+    assert said["options"]["workspace_mib"] == 64
+    assert said["options"]["optimization_level"] == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (BuildOptions(version_compatible=True), "version-compatible"),
+        (BuildOptions(hardware_compatible=True), "hardware-compatible"),
+        (BuildOptions(dla=0), "DLA"),
+        (BuildOptions(optimization_level=6), "level 6"),
+        (BuildOptions(workspace_mib=0), "0 MiB"),
+    ],
+)
+def test_options_that_the_builder_does_not_have(
+    residual_onnx: Path, tmp_path: Path, options: BuildOptions, message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        tensorrt.build_engine(
+            residual_onnx, tmp_path / "e", compute_capabilities=("8.6",), options=options
+        )
+    assert not (tmp_path / "e").exists()
+
+
+@needs_builder
+def test_weights_are_stripped_where_the_builder_can(tmp_path: Path) -> None:
+    """TensorRT-RTX 1.7 without a GPU takes the flag, and fails in convolutions."""
+    value = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [2, 3]) for n in "xy"]
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", value[:1], value[1:])
+    path = tmp_path / "model.onnx"
+    opsets = [helper.make_opsetid("", 20)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), path)
+    report = tensorrt.build_engine(
+        path,
+        tmp_path / "e",
+        compute_capabilities=("8.6",),
+        options=BuildOptions(strip_weights=True),
+    )
+    assert report.flags == ("STRONGLY_TYPED", "STRIP_PLAN")
+
+
+@needs_builder
+def test_a_machine_without_a_dla(
+    residual_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The path of TensorRT, on TensorRT-RTX's library, which has the same interface."""
+    monkeypatch.setitem(tensorrt.MODULES, "tensorrt", "tensorrt_rtx")
+    with pytest.raises(UnavailableError, match="0 DLA cores"):
+        tensorrt.build_engine(
+            residual_onnx, tmp_path / "e", runtime="tensorrt", options=BuildOptions(dla=0)
+        )
