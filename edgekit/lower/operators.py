@@ -1,7 +1,7 @@
 """What TensorRT's ONNX parser does not take, as data for machines that have no TensorRT.
 
 `UNSUPPORTED` is what the parser of TensorRT-RTX 1.7.1 answers to `supports_operator` for every
-operator of ONNX 1.20's default domain (a test asks an installed one again). The mends come from the
+operator of ONNX 1.23's default domain (a test asks an installed one again). The mends come from the
 operator's definition in ONNX.
 """
 
@@ -16,7 +16,7 @@ _SHAPE = "Its result's size depends on the data: do it after the network."
 _OWN = "Replace it by operators that TensorRT has, or write a TensorRT plugin."
 
 UNSUPPORTED: dict[str, str] = {
-    "AffineGrid": "Export at an opset under 20, which writes it with MatMul.",
+    "AffineGrid": "Write it with MatMul.",
     "Bernoulli": _RANDOM,
     "BitCast": _BITS,
     "BitShift": _BITS,
