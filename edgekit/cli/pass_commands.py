@@ -126,7 +126,12 @@ def distill(
     model: Annotated[Path, typer.Argument(metavar="STUDENT", help="An artifact or a .pt2 file.")],
     out: common.Out,
     *,
-    teacher: Annotated[Path, typer.Option("--teacher", help="An artifact or a .pt2 file.")],
+    teacher: Annotated[
+        list[Path],
+        typer.Option(
+            "--teacher", help="An artifact, a .pt2 or an .onnx file; several answer as one."
+        ),
+    ],
     data: common.Data,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the data.")] = None,
     loss: Annotated[
@@ -153,7 +158,7 @@ def distill(
         "loss": loss,
         "temperature": temperature,
         "label_weight": label_weight,
-        "teacher": str(open_artifact(teacher, imports or ()).path.resolve()),
+        "teacher": [str(open_artifact(t, imports or ()).path.resolve()) for t in teacher],
     }
     apply(
         Distill,

@@ -1,29 +1,39 @@
 """Train a network to answer as its teacher does."""
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from edgekit.artifact import TensorSpec
-from edgekit.distill.answers import answer_loss, class_axis, least_samples
+from edgekit.artifact import Artifact, TensorSpec
+from edgekit.distill.answers import answer_loss, class_axis, is_soft, least_samples
 from edgekit.distill.features import Features
+from edgekit.distill.teachers import (
+    Ensemble,
+    OnnxAnswers,
+    Renamed,
+    combine_by,
+    one_name,
+    only_program,
+)
 from edgekit.errors import UsageError
 from edgekit.progress import Progress
 from edgekit.train.batches import Minibatch
 from edgekit.train.losses import Loss, Outputs, output_name, task_loss
-from edgekit.train.teacher import ProgramAnswers
+from edgekit.train.teacher import Answers, ProgramAnswers
 from edgekit.train.trainer import History, train
 
 if TYPE_CHECKING:
     from edgekit.data import Dataset
     from edgekit.distill.config import DistillConfig
+    from edgekit.distill.teachers import Network
     from edgekit.graph.program import Program
     from edgekit.metrics import Task
 
 
 def distill(
     student: "Program",
-    teacher: "Program",
+    teacher: "Network | Sequence[Network]",
     data: "Dataset",
     task: "Task",
     config: "DistillConfig",
@@ -38,7 +48,8 @@ def distill(
 
     Args:
         student: the network that learns; it is not changed.
-        teacher: the network that answers; it is not changed.
+        teacher: the network that answers, a captured program or an ONNX artifact; several answer
+            with the mean of their probabilities, or of their numbers.
         data: samples; no targets are needed where `label_weight` is 0.
         task: what the networks are for.
         config: the losses and the hyper-parameters of training.
@@ -59,12 +70,23 @@ def distill(
             "Give `loss` or `features`, or a `label_weight` above 0.",
         )
     judged = next(s for s in student.outputs if s.name == output_name(task, student))
-    check_outputs(student, teacher, judged.name, class_axis(config, task, judged))
+    axis = class_axis(config, task, judged)
+    members = tuple(teacher) if isinstance(teacher, Sequence) else (teacher,)
+    for member in members:
+        check_outputs(student.outputs, _outputs(student, member), judged.name, axis)
     labels = None
     if config.label_weight > 0:
         labels = task_loss(task, student, label_smoothing=config.label_smoothing)
     loss = _mixed(answer_loss(config, task, student), labels, config.label_weight)
-    inside = Features(config.features, student, teacher, seed) if config.features else None
+    inside = (
+        Features(config.features, student, only_program(members), seed) if config.features else None
+    )
+    answers: Answers | None = None
+    if config.label_weight < 1 or inside is not None:
+        taps = inside.teacher_taps if inside else None
+        each = [_answers(student, member, taps, threads) for member in members]
+        combine = combine_by(judged.name, soft=is_soft(config, task), axis=axis)
+        answers = each[0] if len(each) == 1 else Ensemble(each, combine)
     trained, history = train(
         student,
         data,
@@ -74,7 +96,7 @@ def distill(
         progress=progress,
         threads=threads,
         loss=loss if inside is None else _with_features(loss, inside),
-        teacher=_answers(student, teacher, inside) if config.label_weight < 1 or inside else None,
+        teacher=answers,
         least=max(least_samples(config), inside.least if inside else 1),
         taps=inside.student_taps if inside else None,
         beside=inside,
@@ -82,25 +104,26 @@ def distill(
     return trained, history, inside.pairs if inside else []
 
 
-def check_outputs(student: "Program", teacher: "Program", judged: str, axis: int | None) -> None:
+def check_outputs(
+    student: Sequence[TensorSpec], teacher: Sequence[TensorSpec], judged: str, axis: int | None
+) -> None:
     """Refuse networks whose outputs cannot be compared.
 
     Args:
-        student: its outputs are wanted.
-        teacher: its outputs are given.
+        student: its outputs.
+        teacher: its outputs.
         judged: the output that the task judges.
         axis: its axis of classes, None without one.
 
     Raises:
         UsageError: their names or shapes differ.
     """
-    given = {spec.name: spec for spec in teacher.outputs}
-    for spec in student.outputs:
+    given = {spec.name: spec for spec in teacher}
+    for spec in student:
         other = given.get(spec.name)
         if other is None:
             raise UsageError(
-                f"The student's outputs are {_listed(student.outputs)}, the teacher's"
-                f" {_listed(teacher.outputs)}.",
+                f"The student's outputs are {_listed(student)}, the teacher's {_listed(teacher)}.",
                 "Give both networks the same outputs.",
             )
         if len(spec.shape) == len(other.shape) and spec.name == judged and axis is not None:
@@ -121,13 +144,26 @@ def check_outputs(student: "Program", teacher: "Program", judged: str, axis: int
             )
 
 
-def _listed(specs: tuple[TensorSpec, ...]) -> str:
+def _listed(specs: Sequence[TensorSpec]) -> str:
     return ", ".join(map(str, specs))
 
 
-def _answers(student: "Program", teacher: "Program", inside: Features | None) -> ProgramAnswers:
-    names = [spec.name for spec in student.inputs]
-    return ProgramAnswers(teacher, names, inside.teacher_taps if inside else None)
+def _outputs(student: "Program", teacher: "Network") -> tuple[TensorSpec, ...]:
+    """A teacher's outputs under the names that the student has for them."""
+    if isinstance(teacher, Artifact) and (name := one_name(student.outputs, teacher.outputs)):
+        return (teacher.outputs[0].model_copy(update={"name": name}),)
+    return teacher.outputs
+
+
+def _answers(
+    student: "Program", teacher: "Network", taps: Mapping[str, str] | None, threads: int | None
+) -> Answers:
+    inputs = [spec.name for spec in student.inputs]
+    if not isinstance(teacher, Artifact):
+        return ProgramAnswers(teacher, inputs, taps)
+    found = OnnxAnswers(teacher, inputs, threads or 1)
+    name = one_name(student.outputs, teacher.outputs)
+    return Renamed(found, name) if name else found
 
 
 def _with_features(answers: Loss, inside: Features) -> Loss:

@@ -1,7 +1,9 @@
 """`distill`: train the network to answer as its teacher does."""
 
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import field_validator
 
 from edgekit.artifact import Artifact, Format, content_hash
 from edgekit.distill.config import DistillConfig
@@ -9,12 +11,16 @@ from edgekit.errors import PassError, UsageError
 from edgekit.passes.base import Context, Pass
 from edgekit.passes.capture import save_program
 
+if TYPE_CHECKING:
+    from edgekit.distill.teachers import Network
+
 
 class Distill(DistillConfig, Pass):
     """Distillation, with the original as the teacher unless another one is named.
 
     Attributes:
-        teacher: `original`, or a `.pt2` file relative to the recipe.
+        teacher: `original`, or a `.pt2` or `.onnx` file relative to the recipe; a list answers
+            with the mean of its members' probabilities.
     """
 
     accepts: ClassVar[frozenset[Format]] = frozenset({"pt2"})
@@ -23,13 +29,18 @@ class Distill(DistillConfig, Pass):
     trains: ClassVar[bool] = True
 
     kind: Literal["distill"] = "distill"
-    teacher: str = "original"
+    teacher: str | tuple[str, ...] = "original"
+
+    @field_validator("teacher")
+    @classmethod
+    def _somebody(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        if not value:
+            raise ValueError("there is no teacher in the list")
+        return value
 
     def reads(self, context: Context) -> tuple[str, ...]:
-        """The teacher's content hash."""
-        if self.teacher == "original" and context.original is not None:
-            return (context.original.content_hash,)
-        return (content_hash([self._teacher_path(context)]),)
+        """The teachers' content hashes."""
+        return tuple(_hash(name, context) for name in self._names())
 
     def run(self, artifact: Artifact, context: Context) -> Artifact:
         """Distil into a `.pt2`."""
@@ -39,7 +50,7 @@ class Distill(DistillConfig, Pass):
             raise PassError(f"{self.title} has no data.", "Add a `data:` section.")
         program, history, pairs = distill(
             context.load(artifact.path),
-            context.load(self._teacher_path(context)),
+            [_open(name, context) for name in self._names()],
             context.data,
             context.task,
             self,
@@ -50,16 +61,43 @@ class Distill(DistillConfig, Pass):
         context.notes["history"] = history.to_dict()
         if pairs:
             context.notes["features"] = pairs
-        context.notes["teacher"] = self.reads(context)[0]
+        hashes = self.reads(context)
+        context.notes["teacher"] = hashes[0] if len(hashes) == 1 else hashes
         return save_program(program, context, made_by=self.kind, parents=(artifact,))
 
-    def _teacher_path(self, context: Context) -> Path:
-        if self.teacher != "original":
-            path = context.base / self.teacher
-        elif context.original is not None:
-            path = context.original.path
-        else:
-            raise UsageError("There is no original to learn from.", "Give `teacher: FILE.pt2`.")
-        if path.suffix != ".pt2":
-            raise UsageError(f"The teacher {path} is not a .pt2 program.", "Capture it first.")
-        return path
+    def _names(self) -> tuple[str, ...]:
+        return (self.teacher,) if isinstance(self.teacher, str) else self.teacher
+
+
+def _hash(name: str, context: Context) -> str:
+    if name == "original" and context.original is not None:
+        return context.original.content_hash
+    path = _path(name, context)
+    if path.suffix == ".onnx":
+        from edgekit.evaluate import open_artifact
+
+        return open_artifact(path).content_hash  # external data too
+    return content_hash([path])
+
+
+def _open(name: str, context: Context) -> "Network":
+    path = _path(name, context)
+    if path.suffix == ".onnx":
+        from edgekit.evaluate import open_artifact
+
+        return open_artifact(path)
+    return context.load(path)
+
+
+def _path(name: str, context: Context) -> Path:
+    if name != "original":
+        path = context.base / name
+    elif context.original is not None:
+        path = context.original.path
+    else:
+        raise UsageError("There is no original to learn from.", "Give `teacher: FILE.pt2`.")
+    if path.suffix not in (".pt2", ".onnx"):
+        raise UsageError(
+            f"The teacher {path} is neither a .pt2 program nor an .onnx file.", "Capture it first."
+        )
+    return path
