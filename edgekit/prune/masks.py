@@ -89,21 +89,25 @@ def difference(expected: Sequence[Tensor], actual: Sequence[Tensor]) -> float:
     """Largest difference of two sets of outputs, relative to the largest magnitude expected.
 
     Returns:
-        the error; infinite where shapes, or the places of NaN and infinity, differ.
+        the error; infinite where shapes, or the places of NaN and infinity, differ, and where no
+        number was finite: nothing was compared then.
     """
-    worst = 0.0
+    worst, compared = 0.0, False
     for a, b in zip(expected, actual, strict=True):
         if a.shape != b.shape or a.dtype.is_floating_point != b.dtype.is_floating_point:
             return float("inf")
         a, b = a.double(), b.double()
         finite = torch.isfinite(a)
+        if not torch.equal(a[~finite].nan_to_num(), b[~finite].nan_to_num()):
+            return float("inf")  # infinities become the largest numbers, NaN becomes 0
         if not torch.equal(finite, torch.isfinite(b)):
             return float("inf")
         if not finite.any():
             continue
+        compared = True
         scale = max(float(a[finite].abs().max()), 1e-3)
         worst = max(worst, float((a[finite] - b[finite]).abs().max()) / scale)
-    return worst
+    return worst if compared else float("inf")
 
 
 def in_double(module: GraphModule) -> GraphModule:

@@ -179,6 +179,12 @@ def _shrink_and_check(
     device = next(coupling.module.parameters()).device
     inputs = tuple(t.to(device) for t in program.example_inputs(batch=2, seed=seed))
     expected, dtype = _expect(coupling, keep, inputs)
+    if not any(bool(output.isfinite().any()) for output in expected):
+        raise PassError(
+            "The network's outputs are NaN or infinite for random inputs: nothing could be proved"
+            " of a pruned one.",
+            "Look for NaN in its weights.",
+        )
     pruned = rebuild(shrink(coupling, keep), program)
     error = _error(pruned.module(), expected, inputs, dtype)
     if not error <= TOLERANCE[dtype]:

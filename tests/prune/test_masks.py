@@ -5,9 +5,12 @@ import pytest
 import torch
 from torch import nn
 
+from edgekit.errors import PassError
 from edgekit.graph.capture import capture
 from edgekit.prune import masks
+from edgekit.prune.config import PruneConfig
 from edgekit.prune.coupling import analyse
+from edgekit.prune.prune import prune
 from edgekit.prune.shrink import Keep
 
 INFINITE = float("inf")
@@ -28,6 +31,15 @@ INFINITE = float("inf")
 def test_difference(expected, actual, error):
     found = masks.difference([torch.tensor(expected)], [torch.tensor(actual)])
     assert found == pytest.approx(error)
+
+
+def test_outputs_without_a_finite_number_prove_nothing():
+    nothing = torch.full((2, 3), float("nan"))
+    assert masks.difference([nothing], [nothing]) == INFINITE
+    assert masks.difference([nothing, torch.ones(1)], [nothing, torch.ones(1)]) == 0.0
+    up, down = torch.tensor([float("inf"), 1.0]), torch.tensor([float("-inf"), 1.0])
+    assert masks.difference([up], [up]) == 0.0
+    assert masks.difference([up], [down]) == INFINITE
 
 
 def test_an_index_is_not_a_number():
@@ -69,3 +81,12 @@ def test_double_precision_reaches_constants_and_written_dtypes():
     assert exact.dtype == torch.float64
     torch.testing.assert_close(exact.float(), module(x)[0], rtol=1e-4, atol=1e-5)
     assert next(module.parameters()).dtype == torch.float32
+
+
+def test_a_network_that_gives_only_nan_is_not_pruned():
+    net = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+    with torch.no_grad():
+        net[2].bias.fill_(float("nan"))
+    program = capture(net.eval(), (torch.randn(2, 8),), dynamic=None)
+    with pytest.raises(PassError, match="NaN"):
+        prune(program, PruneConfig(sparsity=0.5), seed=0)
