@@ -92,6 +92,8 @@ class Setting:
     train: Data
     test: Data
     results: Results
+    ours: tuple[tuple[str, str, tuple[str, ...]], ...]
+    criteria: tuple[str, ...]
 
 
 def versions() -> Row:
@@ -125,7 +127,7 @@ def means(rows: list[Row]) -> list[Row]:
 def edgekit_rows(at: Setting) -> None:
     """What edgekit leaves by each way of pruning, at both budgets."""
     program = capture(at.net, (at.train[0][:2],), dynamic=None)
-    for importance, allocation, recovery in OURS:
+    for importance, allocation, recovery in at.ours:
         for budget in (QUARTER, SIX):
             edgekit_row(at, program, importance, allocation, budget, recovery)
 
@@ -163,12 +165,12 @@ def edgekit_row(
         done = fashion.tuned(small, at.train, 1, at.seed)
         found = fashion.accuracy(fashion.run(done), at.test)
         at.results.add(**about, epochs=1, accuracy=found, **more)
-        if importance == "reconstruction":
+        if allocation == "sensitivity":
             scratch_rows(at, small, allocation, more["macs"])
 
 
 def scratch_rows(at: Setting, small: Program, allocation: str, macs: float) -> None:
-    """The control: a network of the same widths with new weights, once for each allocation."""
+    """The control: a network of the same widths with new weights."""
     for epochs in (1, fashion.EPOCHS):
         about = {
             "network": at.network, "seed": at.seed, "tool": "from scratch",
@@ -199,7 +201,7 @@ def peer_rows(at: Setting) -> None:
 
     looked: dict[str, list[torch.Tensor]] = {}
     for allocation in ("uniform", "global"):
-        for name in THEIRS:
+        for name in at.criteria:
             for budget in (QUARTER, SIX):
                 about = {
                     "network": at.network, "seed": at.seed, "tool": "Torch-Pruning",
@@ -294,7 +296,10 @@ def settings(options: argparse.Namespace, results: Results) -> Iterator[Setting]
             if not results.has(**about):
                 right = fashion.accuracy(net, test)
                 results.add(**about, macs=1.0, accuracy=right, epochs=fashion.EPOCHS)
-            yield Setting(network, seed, net, train, test, results)
+            chosen = options.importance or {way[0] for way in OURS}
+            ours = tuple(way for way in OURS if way[0] in chosen)
+            criteria = tuple(options.criterion or THEIRS)
+            yield Setting(network, seed, net, train, test, results, ours, criteria)
 
 
 def main() -> None:
@@ -305,6 +310,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, action="append", help="this one only")
     parser.add_argument("--network", action="append", choices=list(fashion.NETWORKS))
     parser.add_argument("--tool", action="append", choices=["edgekit", "torch-pruning"])
+    parser.add_argument(
+        "--importance", action="append", help="of edgekit's, this one only; may be repeated"
+    )
+    parser.add_argument(
+        "--criterion", action="append", choices=THEIRS, help="of Torch-Pruning's, likewise"
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument(
         "--out", type=Path, default=fashion.ROOT / "benchmarks/results/pruning.json"

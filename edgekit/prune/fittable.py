@@ -1,8 +1,7 @@
 """Which layers can be fitted to data, and what they read, as rows of a linear equation."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +11,14 @@ from torch.nn import functional
 from edgekit.prune.atoms import Fixed
 from edgekit.prune.coupling import Coupling, attribute, bind
 from edgekit.prune.shrink import Keep
+
+
+class Rows(Protocol):
+    """From a tensor, and which of its positions (all without), to one row for each."""
+
+    def __call__(self, x: Tensor, chosen: Tensor | None = None) -> Tensor:
+        """Shape (positions, columns)."""
+
 
 _FITTABLE = ("linear", "conv1d", "conv2d")
 
@@ -29,7 +36,7 @@ class Layer:
         mean: running mean of the batch norm right behind a layer without a bias: it takes a shift.
         outputs: which of the original's outputs stay, None for all.
         groups: of a convolution.
-        rows: from what it reads to rows, columns in the weight's order.
+        rows: from what it reads, and which positions, to rows; columns in the weight's order.
     """
 
     node: Node
@@ -40,7 +47,7 @@ class Layer:
     mean: Tensor | None
     outputs: Tensor | None
     groups: int
-    rows: Callable[[Tensor], Tensor]
+    rows: Rows
 
     @property
     def columns(self) -> int:
@@ -56,9 +63,9 @@ class Layer:
         """Where the outputs are in an answer."""
         return y.dim() - 1 if self.rows is _linear_rows else 1
 
-    def answers(self, y: Tensor) -> Tensor:
+    def answers(self, y: Tensor, chosen: Tensor | None = None) -> Tensor:
         """Answers as rows, one for each row of what was read."""
-        return _linear_rows(y) if self.rows is _linear_rows else _positions(y)
+        return (_linear_rows if self.rows is _linear_rows else _positions)(y, chosen)
 
     def change(self, step: Tensor, shift: Tensor) -> None:
         """Add to the weights, shape (groups, out/groups, columns), and to the outputs, (out,)."""
@@ -78,8 +85,8 @@ def is_plain(node: Node) -> bool:
     return getattr(given["weight"], "op", "") == "get_attr" and given.get("groups", 1) == 1
 
 
-def rows_of(node: Node) -> Callable[[Tensor], Tensor]:
-    """From what a linear layer or convolution reads to rows, columns in the weight's order."""
+def rows_of(node: Node) -> Rows:
+    """How a linear layer or convolution reads: see `Layer.rows`."""
     return _linear_rows if _kind(node) == "linear" else _windows(bind(node))
 
 
@@ -141,15 +148,16 @@ def _running_mean(node: Node, coupling: Coupling) -> Tensor | None:
     return None if given["training"] else _own(given["running_mean"], coupling)
 
 
-def _linear_rows(x: Tensor) -> Tensor:
-    return x.reshape(-1, x.shape[-1])
+def _linear_rows(x: Tensor, chosen: Tensor | None = None) -> Tensor:
+    rows = x.reshape(-1, x.shape[-1])
+    return rows if chosen is None else rows[chosen.to(x.device)]
 
 
-def _positions(y: Tensor) -> Tensor:
-    return _linear_rows(y.flatten(2).transpose(1, 2))
+def _positions(x: Tensor, chosen: Tensor | None = None) -> Tensor:
+    return _linear_rows(x.flatten(2).transpose(1, 2), chosen)
 
 
-def _windows(given: dict[str, Any]) -> Callable[[Tensor], Tensor]:
+def _windows(given: dict[str, Any]) -> Rows:
     """Rows of a convolution: what each output position sees, (channel, kernel) in weight order."""
     kernel = [int(s) for s in given["weight"].meta["val"].shape[2:]]
     stride, dilation = (_spread(given[n], len(kernel)) for n in ("stride", "dilation"))
@@ -161,15 +169,23 @@ def _windows(given: dict[str, Any]) -> Callable[[Tensor], Tensor]:
         before, after = [w // 2 for w in whole], [w - w // 2 for w in whole]
     else:
         before = after = _spread(padding, len(kernel))
+    pads = [p for b, a in zip(reversed(before), reversed(after), strict=True) for p in (b, a)]
 
-    def rows(x: Tensor) -> Tensor:
-        pads = [p for b, a in zip(reversed(before), reversed(after), strict=True) for p in (b, a)]
+    def rows(x: Tensor, chosen: Tensor | None = None) -> Tensor:
         x = functional.pad(x, pads)
         k, s, d = kernel, stride, dilation
         if len(k) == 1:
             x, k, s, d = x.unsqueeze(2), [1, *k], [1, *s], [1, *d]
-        columns = functional.unfold(x, tuple(k), dilation=tuple(d), stride=tuple(s))
-        return columns.transpose(1, 2).reshape(-1, columns.shape[1])
+        high, wide = ((x.shape[2 + i] - d[i] * (k[i] - 1) - 1) // s[i] + 1 for i in (0, 1))
+        if chosen is None:
+            chosen = torch.arange(len(x) * high * wide)
+        # Only what was chosen is copied: all windows are a kernel's size times the feature map.
+        chosen = chosen.to(x.device)
+        sample, place = chosen // (high * wide), chosen % (high * wide)
+        down = (place // wide * s[0])[:, None] + d[0] * torch.arange(k[0], device=x.device)
+        right = (place % wide * s[1])[:, None] + d[1] * torch.arange(k[1], device=x.device)
+        windows = x[sample[:, None, None], :, down[:, :, None], right[:, None, :]]
+        return windows.permute(0, 3, 1, 2).flatten(1)
 
     return rows
 
@@ -177,3 +193,10 @@ def _windows(given: dict[str, Any]) -> Callable[[Tensor], Tensor]:
 def _spread(value: Any, rank: int) -> list[int]:
     values = [value] if isinstance(value, int) else list(value)
     return values * rank if len(values) == 1 else values
+
+
+def choose(positions: int, wanted: int, generator: torch.Generator) -> Tensor | None:
+    """Which positions to look at; None for all of them."""
+    if positions <= wanted:
+        return None
+    return torch.randperm(positions, generator=generator)[:wanted]

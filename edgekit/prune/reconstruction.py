@@ -24,9 +24,9 @@ from torch.fx import Interpreter, Node
 
 from edgekit.graph.program import Program
 from edgekit.prune.atoms import Fixed
-from edgekit.prune.coupling import attribute
+from edgekit.prune.coupling import attribute, bind
 from edgekit.prune.families import Families
-from edgekit.prune.fittable import is_plain, rows_of
+from edgekit.prune.fittable import choose, is_plain, rows_of
 
 RIDGE = 1e-3
 ROWS_PER_COLUMN, FEWEST_ROWS = 8, 4096
@@ -81,17 +81,17 @@ class _Watch(Interpreter):
         self.totals: dict[str, _Total] = {}
 
     def run_node(self, n: Node) -> object:
-        if is_plain(n):
-            weight, source = n.args[1], n.args[0]
-            columns = self.env[weight][0].numel()  # type: ignore[index]
+        result: object = super().run_node(n)
+        if is_plain(n) and isinstance(result, Tensor):
+            given = bind(n)
+            weight, source = self.env[given["weight"]], self.env[given["input"]]
+            columns = weight[0].numel()
             if columns <= WIDEST:
                 wanted = math.ceil(max(ROWS_PER_COLUMN * columns, FEWEST_ROWS) / self.batches)
-                rows = rows_of(n)(self.env[source])  # type: ignore[index]
-                if len(rows) > wanted:
-                    chosen = torch.randperm(len(rows), generator=self.generator)[:wanted]
-                    rows = rows[chosen]
+                chosen = choose(result.numel() // len(weight), wanted, self.generator)
+                rows = rows_of(n)(source, chosen)
                 self.totals.setdefault(n.name, _Total(columns)).add(rows)
-        return super().run_node(n)
+        return result
 
 
 @dataclass

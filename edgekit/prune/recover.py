@@ -19,14 +19,13 @@ from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
 from edgekit.prune.coupling import Coupling
-from edgekit.prune.fittable import Layer, find_layer
+from edgekit.prune.fittable import Layer, choose, find_layer
 from edgekit.prune.shrink import Keep
 from edgekit.prune.targets import corrected
 
 RIDGE = 1e-3
 _NOTHING = 1e-12  # a layer that says what it did is left as it is
 ROWS_PER_COLUMN, FEWEST_ROWS = 8, 4096
-_CHUNK_BYTES = 1 << 28
 
 
 @dataclass(frozen=True)
@@ -125,9 +124,10 @@ def _fit(
     Shapes: x (groups, rows, columns), y (groups, rows, outputs), weight (groups, outputs, columns).
     """
     wanted = math.ceil(max(ROWS_PER_COLUMN * layer.columns, FEWEST_ROWS) / len(xs))
-    parts = [_sample(layer, x, y, wanted, generator) for x, y in zip(xs, ys, strict=True)]
-    x = _by_group(torch.cat([p[0] for p in parts]), layer.groups)
-    y = _by_group(torch.cat([p[1] for p in parts]), layer.groups)
+    chosen = [choose(y.numel() // y.shape[layer.axis(y)], wanted, generator) for y in ys]
+    x = torch.cat([layer.rows(x, c) for x, c in zip(xs, chosen, strict=True)])
+    y = torch.cat([layer.answers(y, c) for y, c in zip(ys, chosen, strict=True)])
+    x, y = _by_group(x, layer.groups), _by_group(y, layer.groups)
     weight = layer.weight.detach().double().reshape(layer.groups, -1, layer.columns)
     rest = y - x @ weight.mT
     if layer.bias is not None:
@@ -154,23 +154,3 @@ def _fit(
 def _by_group(rows: Tensor, groups: int) -> Tensor:
     """Rows with all groups' columns side by side, to (groups, rows, columns), float64."""
     return rows.double().reshape(len(rows), groups, -1).transpose(0, 1)
-
-
-def _sample(
-    layer: Layer, x: Tensor, y: Tensor, wanted: int, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Rows of a batch and the answers to them: `wanted` of them, or all."""
-    answers = layer.answers(y)
-    per_sample = max(1, len(answers) // len(x))
-    step = max(1, _CHUNK_BYTES // (4 * layer.columns * layer.groups * per_sample))
-    share = wanted / max(1, len(answers))
-    rows, picked = [], []
-    for first in range(0, len(x), step):
-        part = layer.rows(x[first : first + step])
-        there = answers[first * per_sample : first * per_sample + len(part)]
-        if share < 1:
-            chosen = torch.randperm(len(part), generator=generator)[: math.ceil(share * len(part))]
-            part, there = part[chosen], there[chosen]
-        rows.append(part)
-        picked.append(there)
-    return torch.cat(rows), torch.cat(picked)
