@@ -212,24 +212,6 @@ def test_an_interrupt_in_a_window_keeps_the_latency(clock, fake):
     assert runtimes["a"].left == runtimes["a"].entered >= 1
 
 
-def test_energy_at_a_rate_counts_the_time_between_inferences(clock, fake):
-    """10 W idle and 30 W more for 1 ms of every 10 ms: 0.13 J an inference at 100 Hz."""
-    board = Board(clock)
-
-    def busy(_now, _count):
-        board.busy_w = 30.0
-        clock.advance(1e6)
-        board.busy_w = 0.0
-        return 0
-
-    subjects, opener, _ = fake(a=busy)
-    protocol = replace(PROTOCOL, mode=Mode("paced", rate_hz=100.0))
-    result = bench(subjects, protocol, meters=[board], clock=clock, opener=opener)
-    energy = result.subject("a").energy
-    assert energy.energy_j.value == pytest.approx(0.13, rel=0.01)
-    assert energy.net_energy_j.value == pytest.approx(0.03, rel=0.03)
-
-
 def test_energy_of_several_streams_is_not_there(clock, fake):
     subjects, opener, _ = fake(a=lambda *_: 1e6)
     protocol = replace(PROTOCOL, mode=Mode("streams", streams=2))
