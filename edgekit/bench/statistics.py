@@ -21,8 +21,6 @@ Floats = npt.NDArray[np.float64]
 Samples = npt.NDArray[np.float64] | npt.NDArray[np.int64]
 
 CONFIDENCE = 0.95
-DRIFT_LEVEL = 0.01
-DRIFT_CHANGE = 0.01
 MAX_CELLS = 2000
 MAX_THRESHOLDS = 257
 
@@ -330,47 +328,6 @@ def _central(values: Floats, confidence: float) -> tuple[float, float]:
 
 
 # --- shape of a run --------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Drift:
-    """Whether a run moved steadily in one direction.
-
-    Attributes:
-        flag: a significant trend of at least `DRIFT_CHANGE`.
-        change: change over the whole run, as a fraction of the median.
-        p_value: of the trend.
-    """
-
-    flag: bool
-    change: float
-    p_value: float
-
-
-def drift(samples: Samples, batches: int = 20) -> Drift:
-    """Test a run for a trend: Mann-Kendall on batch medians, Theil-Sen for its size.
-
-    The variance is widened by the lag-1 correlation of the residuals (Bayley and Hammersley, 1946),
-    so that a wandering machine is not taken for a trend too readily.
-
-    Args:
-        samples: shape (n,), in the order of measurement. Under 24 samples no trend can be told.
-        batches: number of batch medians.
-    """
-    n = len(samples)
-    if n < 24:
-        return Drift(flag=False, change=0.0, p_value=1.0)
-    batches = min(batches, n // 3)
-    medians = np.array([np.median(part) for part in np.array_split(samples, batches)])
-    rows, columns = np.triu_indices(batches, k=1)
-    steps = medians[columns] - medians[rows]
-    slope = float(np.median(steps / (columns - rows)))
-    change = slope * (batches - 1) / float(np.median(medians))
-    phi = float(np.clip(lag1(ranks(medians - slope * np.arange(batches))), 0.0, 0.8))
-    variance = batches * (batches - 1) * (2 * batches + 5) / 18 * (1 + phi) / (1 - phi)
-    score = max(0.0, abs(float(np.sign(steps).sum())) - 1) / math.sqrt(variance)
-    p_value = math.erfc(score / math.sqrt(2))
-    return Drift(p_value < DRIFT_LEVEL and abs(change) >= DRIFT_CHANGE, change, p_value)
 
 
 def throttle_ratio(samples: Samples) -> float:

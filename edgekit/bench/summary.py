@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.bench import shares, statistics, throttle
+from edgekit.bench import shares, statistics, throttle, trend
 from edgekit.bench.load import SPIN_NS
 from edgekit.bench.measure import Loaded
 from edgekit.bench.protocol import Protocol
@@ -32,7 +32,7 @@ def summarize(loaded: Loaded, protocol: Protocol, energy: Energy, throttled: boo
     samples = tally.ns / 1e6
     ranks = statistics.ranks(samples)
     tau = statistics.correlation_time(ranks)
-    moved = statistics.drift(samples)
+    moved = trend.drift(samples)
     mild, extreme = statistics.outliers(samples)
     ratio = statistics.throttle_ratio(samples)
     return SubjectResult(
@@ -42,9 +42,9 @@ def summarize(loaded: Loaded, protocol: Protocol, energy: Energy, throttled: boo
         options=dict(loaded.runtime.options),
         load_ms=loaded.load_ms,
         first_ms=loaded.first_ms,
-        p50_ms=_median_figure(samples, tau, moved.flag, protocol),
-        p90_ms=_tail_figure(samples, 0.90, moved.flag, protocol),
-        p99_ms=_tail_figure(samples, 0.99, moved.flag, protocol),
+        p50_ms=median_figure(samples, tau, moved.flag, protocol),
+        p90_ms=tail_figure(samples, 0.90, moved.flag, protocol),
+        p99_ms=tail_figure(samples, 0.99, moved.flag, protocol),
         mean_ms=tally.total_ns / tally.n / 1e6,
         min_ms=tally.min_ns / 1e6,
         n=tally.n,
@@ -121,7 +121,15 @@ def note(protocol: Protocol) -> str:
     return "quick" if protocol.form == "quick" else ""
 
 
-def _median_figure(samples: Floats, tau: float, drifting: bool, protocol: Protocol) -> Figure:
+def median_figure(samples: Floats, tau: float, drifting: bool, protocol: Protocol) -> Figure:
+    """Return the median with its interval; none under drift, or of too few effective runs.
+
+    Args:
+        samples: shape (n,), milliseconds in the order of measurement.
+        tau: correlation time of their ranks.
+        drifting: they moved steadily in one direction.
+        protocol: the rules they were timed by.
+    """
     value, said = float(np.median(samples)), note(protocol)
     if drifting:
         return Figure(value, None, None, "ms", "measured", _join(said, "drift: no interval"))
@@ -133,7 +141,15 @@ def _median_figure(samples: Floats, tau: float, drifting: bool, protocol: Protoc
     return Figure(value, low, high, "ms", "measured", said)
 
 
-def _tail_figure(samples: Floats, quantile: float, drifting: bool, protocol: Protocol) -> Figure:
+def tail_figure(samples: Floats, quantile: float, drifting: bool, protocol: Protocol) -> Figure:
+    """Return a quantile with its upper bound; none under drift, no value where not estimable.
+
+    Args:
+        samples: shape (n,), milliseconds in the order of measurement.
+        quantile: in (0, 1).
+        drifting: they moved steadily in one direction.
+        protocol: the rules they were timed by.
+    """
     found = statistics.tail(samples, quantile)
     if found.value is None:
         return Figure.unavailable(

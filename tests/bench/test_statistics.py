@@ -6,7 +6,7 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from edgekit.bench import statistics
+from edgekit.bench import statistics, trend
 from edgekit.bench.comparison import noise_floor, paired_ratio
 from edgekit.bench.quantiles import student_quantile
 
@@ -130,27 +130,39 @@ def test_effective_sample_size_of_an_autoregressive_stream(phi):
     assert statistics.lag1(ranks[0]) == pytest.approx(of_ranks[0], abs=0.03)
 
 
+DRIFTS = {
+    "steady": lambda u: u,
+    "warming up": lambda u: (1 - np.exp(-4 * u)) / (1 - math.exp(-4)),
+    "throttled at once": lambda u: u > 0.5,
+}
+
+
+@pytest.mark.parametrize("shape", DRIFTS)
 @pytest.mark.parametrize("phi", [0.0, 0.5])
-def test_drift_is_flagged(phi):
+def test_drift_is_flagged(phi, shape):
     stream, generator = autoregressive(phi), np.random.default_rng(10)
-    ramp = np.linspace(1.0, 1.15, 2000)
-    assert (
-        np.mean([statistics.drift(stream(generator, 2000) * ramp).flag for _ in range(200)]) > 0.95
-    )
-    fast = np.linspace(1.15, 1.0, 2000)
-    falls = [statistics.drift(stream(generator, 2000) * fast) for _ in range(20)]
-    assert all(each.change < 0 for each in falls)
+    for change in (0.15, 0.5):
+        course = 1 + change * DRIFTS[shape](np.linspace(0, 1, 2000))
+        flags = [trend.drift(stream(generator, 2000) * course).flag for _ in range(200)]
+        assert np.mean(flags) >= 0.95
+        falls = [trend.drift(stream(generator, 2000) / course) for _ in range(20)]
+        assert all(each.change < 0 for each in falls)
+
+
+def test_a_monotone_fit_pools_what_falls():
+    found = trend.monotone_fit(np.array([1.0, 3.0, 2.0, 2.0, 5.0, 0.0, 6.0]))
+    np.testing.assert_allclose(found, [1, 7 / 3, 7 / 3, 7 / 3, 2.5, 2.5, 6])
 
 
 @pytest.mark.parametrize("phi", [0.0, 0.5, 0.9])
 def test_steady_runs_are_hardly_ever_called_drifting(phi):
     stream, generator = autoregressive(phi), np.random.default_rng(11)
-    assert np.mean([statistics.drift(stream(generator, 2000)).flag for _ in range(200)]) <= 0.04
+    assert np.mean([trend.drift(stream(generator, 2000)).flag for _ in range(200)]) <= 0.04
 
 
 def test_a_trend_too_small_to_matter_is_not_drift():
     samples = np.linspace(1.0, 1.002, 5000) + np.random.default_rng(0).normal(0, 1e-4, 5000)
-    found = statistics.drift(samples)
+    found = trend.drift(samples)
     assert found.p_value < 0.01
     assert not found.flag
 
@@ -191,7 +203,7 @@ def test_constant_and_tied_samples_do_not_break_anything():
     assert statistics.median_interval(samples, seed=0) == (7.0, 7.0)
     assert statistics.tail(samples, 0.99).upper == 7.0
     assert statistics.correlation_time(statistics.ranks(samples)) == 1.0
-    assert not statistics.drift(samples).flag
+    assert not trend.drift(samples).flag
     assert statistics.outliers(samples) == (0, 0)
     assert statistics.throttle_ratio(samples) == 1.0
 
