@@ -1,6 +1,7 @@
 """Open an artifact, run it over data, and say what it costs to compute."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 Arrays = dict[str, NDArray[Any]]
 Predictor = Callable[[Mapping[str, NDArray[Any]]], Arrays]
+Runner = Callable[[Iterable[Mapping[str, NDArray[Any]]]], Iterable[Arrays]]
+"""Runs an artifact on one batch after the other."""
 
 
 def open_artifact(path: Path, imports: Sequence[str] = ()) -> Artifact:
@@ -144,6 +147,7 @@ def predict(
     threads: int = 1,
     imports: Sequence[str] = (),
     progress: Progress | None = None,
+    runner: Runner | None = None,
 ) -> Arrays:
     """Run an artifact over one split of a data set.
 
@@ -155,6 +159,7 @@ def predict(
         threads: CPU threads.
         imports: modules that register the custom operators of a `.pt2`.
         progress: where to show the progress.
+        runner: what runs it; this machine's CPU where None.
 
     Returns:
         Output arrays by name, one row a sample, in the split's order.
@@ -167,12 +172,18 @@ def predict(
         raise UsageError(f"The {split} split is empty.", "Give it samples in `data: split:`.")
     data = data.for_model(artifact.inputs)
     fixed = fixed_batch(artifact)
-    run = predictor(artifact, threads=threads, imports=imports)
+    run = runner or partial(map, predictor(artifact, threads=threads, imports=imports))
     rows: dict[str, list[NDArray[Any]]] = {}
-    with (progress or Silent()).task(f"evaluate {artifact.made_by}", count) as task:
+    counts: list[int] = []
+
+    def fed() -> Iterator[Arrays]:
         for batch in data.batches(split, fixed or batch_size):
-            n = len(batch.ids)
-            outputs = run(_padded(batch.inputs, fixed) if fixed else batch.inputs)
+            counts.append(len(batch.ids))
+            yield padded(batch.inputs, fixed) if fixed else dict(batch.inputs)
+
+    with (progress or Silent()).task(f"evaluate {artifact.made_by}", count) as task:
+        for place, outputs in enumerate(run(fed())):
+            n = counts[place]
             for name, value in outputs.items():
                 if value.ndim == 0 or len(value) < n:
                     raise UsageError(
@@ -249,7 +260,7 @@ def fixed_batch(artifact: Artifact) -> int | None:
     return fixed[0] if len(fixed) == 1 and len(sizes) == 1 else None
 
 
-def _padded(feeds: Arrays, rows: int) -> Arrays:
+def padded(feeds: Mapping[str, NDArray[Any]], rows: int) -> Arrays:
     """Repeat the last row until a batch has the rows that the model was fixed to."""
     return {
         name: np.concatenate([value, np.repeat(value[-1:], rows - len(value), axis=0)])

@@ -1,10 +1,12 @@
 """The commands that look at artifacts: inspect, verify, eval."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from edgekit.cli import common
+from edgekit.errors import UsageError
 
 
 def inspect(
@@ -21,7 +23,10 @@ def inspect(
 
 def verify(
     a: common.Model,
-    b: common.Model,
+    b: Annotated[
+        Path | None,
+        typer.Argument(metavar="OTHER", help="The model to compare with it.", show_default=False),
+    ] = None,
     *,
     atol: Annotated[float | None, typer.Option(help="Largest absolute difference allowed.")] = None,
     min_sqnr_db: Annotated[float | None, typer.Option(help="Smallest SQNR allowed, dB.")] = None,
@@ -32,21 +37,34 @@ def verify(
     samples: Annotated[int, typer.Option(min=1, help="Random samples, without --data.")] = 32,
     seed: common.Seed = 0,
     imports: common.Imports = None,
+    device: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Run OTHER, or MODEL again, on this device of yours."),
+    ] = None,
     json: common.Json = False,
 ) -> None:
-    """Compare two models on the same inputs. Without a limit, atol is 1e-4. Exit 5: they differ."""
+    """Compare two models on the same inputs. Without a limit, atol is 1e-4. Exit 5: they differ.
+
+    With --device, compare what a model computes here with what it computes there.
+    """
     from edgekit.cli import show
     from edgekit.pipeline import compare_models
     from edgekit.verify import check
 
-    with common.progress():
+    if b is None and device is None:
+        raise UsageError(
+            "There is nothing to compare with.", "Give a second model, or --device NAME."
+        )
+    with common.progress() as progress:
         parity = compare_models(
             a,
-            b,
+            b or a,
             data=common.data_config(data),
             samples=samples,
             seed=seed,
             imports=imports or (),
+            device=device,
+            progress=progress,
         )
     plain = {name: p.model_dump() for name, p in parity.items()}
     common.print_json(plain) if json else show.parity(plain)

@@ -1,6 +1,7 @@
 """The user's own devices: which there are, how they are reached, and measuring on them."""
 
 from edgekit.device.api import Many, bench, bench_many, probe
+from edgekit.device.outputs import infer
 from edgekit.device.registry import Device, add, check, devices, get, remove
 from edgekit.device.session import Session
 from edgekit.device.talk import Hello
@@ -16,6 +17,7 @@ __all__ = [
     "check",
     "devices",
     "get",
+    "infer",
     "probe",
     "remove",
 ]

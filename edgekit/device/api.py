@@ -1,7 +1,6 @@
 """Measure on the user's devices, with the call and the result of a local benchmark."""
 
 import dataclasses
-import json
 import signal
 import tempfile
 import threading
@@ -13,10 +12,11 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from edgekit.device.parts import check_runtimes, parts_of
 from edgekit.device.registry import Device
 from edgekit.device.session import Say, Session, Stop
 from edgekit.device.talk import Answer, Hello, Patience
-from edgekit.errors import DeviceError, EdgekitError, UnavailableError, UsageError
+from edgekit.errors import DeviceError, EdgekitError, UsageError
 
 if TYPE_CHECKING:
     from edgekit.bench import BenchResult, Protocol, Subject
@@ -96,9 +96,9 @@ def bench(
         def stopped() -> int:
             return max(interrupted(), 0 if stop is None else stop())
 
-        parts = [_parts(each, Path(folder), i) for i, each in enumerate(subjects)]
+        parts = [parts_of(each, Path(folder), i) for i, each in enumerate(subjects)]
         with Session(device, stop=stopped, patience=patience) as session:
-            _check_runtimes(session.hello, subjects, device)
+            check_runtimes(session.hello, subjects, device)
             session.lock()
             paths = list(dict.fromkeys(path for part in parts for path in part.paths))
             sums = dict(zip(paths, session.upload(paths, say), strict=True))
@@ -210,88 +210,6 @@ def interruptible() -> Iterator[Stop]:
     finally:
         if ours:
             signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-@dataclass(frozen=True)
-class _Parts:
-    """A subject as files.
-
-    Attributes:
-        subject: the subject.
-        feeds: its inputs, in an `.npz`.
-        beside: files that the model needs, by their path relative to the model's folder.
-    """
-
-    subject: "Subject"
-    feeds: Path
-    beside: Mapping[str, Path]
-
-    @property
-    def paths(self) -> list[Path]:
-        """All files."""
-        return [Path(self.subject.model), self.feeds, *self.beside.values()]
-
-    def request(self, sums: Mapping[Path, str]) -> dict[str, Any]:
-        """The subject as the agent reads it."""
-        model = Path(self.subject.model)
-        return {
-            "name": self.subject.name,
-            "runtime": self.subject.runtime,
-            "model": {
-                "sha256": sums[model],
-                "name": model.name,
-                "beside": {name: sums[path] for name, path in self.beside.items()},
-            },
-            "feeds": sums[self.feeds],
-            "options": json.loads(json.dumps(dict(self.subject.options))),
-        }
-
-
-def _parts(subject: "Subject", folder: Path, number: int) -> _Parts:
-    import numpy as np
-
-    model = Path(subject.model)
-    if not model.is_file():
-        raise UsageError(f"{model} is no file.", "Give the model's file.")
-    feeds = folder / f"feeds-{number}.npz"
-    arrays = {name: np.ascontiguousarray(array) for name, array in subject.feeds.items()}
-    np.savez(feeds, **arrays)  # type: ignore[arg-type]
-    return _Parts(subject, feeds, beside(model))
-
-
-def beside(model: Path) -> dict[str, Path]:
-    """Files that a model needs beside itself, by their path relative to its folder.
-
-    ONNX external data, the weights of an OpenVINO model, and an engine's JSON.
-    """
-    found: dict[str, Path] = {}
-    if model.suffix == ".onnx":
-        from edgekit.graph.onnx_model import external_data
-
-        found = {name: model.parent / name for name in external_data(model)}
-    elif model.suffix == ".xml":
-        found = {f"{model.stem}.bin": model.with_suffix(".bin")}
-    else:
-        found = {f"{model.stem}.json": model.with_suffix(".json")}
-    return {name: path for name, path in found.items() if path.is_file()}
-
-
-def _check_runtimes(hello: Hello, subjects: Sequence["Subject"], device: Device) -> None:
-    """Say what a device lacks before a file is sent to it."""
-    if "numpy" in hello.missing:
-        raise UnavailableError(
-            f"{device.name} lacks {', '.join(hello.missing)} in Python {hello.python}"
-            f" ({hello.executable}).",
-            hello.install
-            or f"On the device: {hello.executable} -m pip install {' '.join(hello.missing)}",
-        )
-    for name in dict.fromkeys(subject.runtime for subject in subjects):
-        found = hello.runtimes.get(name)
-        if found is not None and not found.get("ok"):
-            raise UnavailableError(
-                f"{device.name} cannot run {name}: {found.get('reason', '')}",
-                str(found.get("fix") or f"Look at `edgekit device probe {device.name}`."),
-            )
 
 
 def _bench_result(device: Device, answer: Answer) -> "BenchResult":

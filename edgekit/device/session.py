@@ -5,20 +5,18 @@ is used; whatever goes wrong becomes one of edgekit's errors, with the device's 
 """
 
 import contextlib
-import getpass
 import hashlib
 import io
 import json
-import os
-import platform
 import time
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from edgekit.device.registry import Device
-from edgekit.device.talk import Answer, Hello, Message, Patience
+from edgekit.device.talk import Answer, Hello, Message, Patience, fraction_of, owner, parsed
 from edgekit.device.transport import (
     Channel,
     ClosedError,
@@ -28,6 +26,10 @@ from edgekit.device.transport import (
     open_transport,
 )
 from edgekit.errors import DeviceError, EdgekitError, UnavailableError, UsageError
+
+if TYPE_CHECKING:
+    from edgekit.bench.result import Raw
+    from edgekit.bench.runtimes.base import Array
 
 PROTOCOL = 1
 MAX_RAW_BYTES = 1 << 30
@@ -81,7 +83,7 @@ class Session:
         self._channel.check = self._check
         try:
             self._start_agent()
-            self._send({"type": "hello", "protocol": PROTOCOL, "owner": _owner()})
+            self._send({"type": "hello", "protocol": PROTOCOL, "owner": owner()})
             message = self._answer("hello", self._patience.hello_s)
             if message.get("protocol") != PROTOCOL:
                 self._fail("It speaks another protocol. Use the same edgekit on both sides.")
@@ -106,7 +108,7 @@ class Session:
             with contextlib.suppress(EdgekitError, ClosedError, StalledError):
                 self._send({"type": "bye"})
                 while (line := self._channel.line(self._patience.close_s)) is not None:
-                    if _parsed(line).get("type") == "bye":
+                    if parsed(line).get("type") == "bye":
                         break
         self._channel.close(self._patience.close_s)
 
@@ -170,9 +172,42 @@ class Session:
             UsageError: a model cannot be loaded, or an option is wrong.
             KeyboardInterrupt: it was stopped, and there is no partial result.
         """
+        message, packed = self._work("run", request, say)
+        if not isinstance(message.get("result"), dict):
+            self._fail("Its result is none.")
+        extras = {k: v for k, v in message.items() if k not in {"type", "result", "size"}}
+        return Answer(message["result"], self._raw(packed), extras)
+
+    def infer(self, request: Mapping[str, Any], say: Say | None = None) -> dict[str, "Array"]:
+        """Run a model on the device over inputs that have one more leading axis, the runs.
+
+        Args:
+            request: its only subject, as `docs/agent-protocol.md` describes it.
+            say: called with the fraction done and a short text.
+
+        Returns:
+            Its outputs by name, with the same leading axis.
+
+        Raises:
+            EdgekitError, KeyboardInterrupt: as of `run`.
+        """
+        import numpy as np
+
+        message, packed = self._work("infer", request, say)
+        names = message.get("outputs")
+        try:
+            with np.load(io.BytesIO(packed), allow_pickle=False) as arrays:
+                return {str(name): arrays[str(i)] for i, name in enumerate(names or ())}
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as e:
+            self._fail("Its outputs are broken.", e)
+
+    def _work(
+        self, kind: str, request: Mapping[str, Any], say: Say | None
+    ) -> tuple[Message, bytes]:
+        """Ask for work and wait for its result: the message, and the bytes that follow it."""
         self._check()
         self._running = True
-        self._send({"type": "run", "request": dict(request)})
+        self._send({"type": kind, "request": dict(request)})
         heard, stopped = time.monotonic(), False
         while True:
             if not stopped and self._stop():
@@ -188,12 +223,11 @@ class Session:
                     self._lost(f"nothing was heard of it for {silence_s:.0f} s")
                 continue
             heard = time.monotonic()
-            kind = message["type"]
-            if kind == "progress" and say is not None:
-                say(_fraction(message.get("fraction")), str(message.get("text", ""))[:200])
-            elif kind == "result":
-                return self._result(message)
-            elif kind == "error":
+            if message["type"] == "progress" and say is not None:
+                say(fraction_of(message.get("fraction")), str(message.get("text", ""))[:200])
+            elif message["type"] == "result":
+                return message, self._payload(message.get("size", 0))
+            elif message["type"] == "error":
                 if stopped and message.get("kind") == "stopped":
                     raise KeyboardInterrupt
                 raise self._error(message)
@@ -202,24 +236,21 @@ class Session:
         if self._stop() > self._running:
             raise KeyboardInterrupt
 
-    def _result(self, message: Message) -> Answer:
-        from edgekit.bench.result import load_raw
-
-        size = message.get("size", 0)
+    def _payload(self, size: object) -> bytes:
         if type(size) is not int or not 0 <= size <= MAX_RAW_BYTES:
             self._fail("Its result has no valid size.")
         try:
-            packed = self._channel.read(size, self._patience.silence_s)
+            return self._channel.read(size, self._patience.silence_s)
         except (ClosedError, StalledError):
             self._lost("it ended while it sent the result")
+
+    def _raw(self, packed: bytes) -> dict[str, "Raw"]:
+        from edgekit.bench.result import load_raw
+
         try:
-            raw = load_raw(io.BytesIO(packed)) if size else {}
+            return load_raw(io.BytesIO(packed)) if packed else {}
         except UsageError as e:
             self._fail("Its raw samples are broken.", e)
-        if not isinstance(message.get("result"), dict):
-            self._fail("Its result is none.")
-        extras = {k: v for k, v in message.items() if k not in {"type", "result", "size"}}
-        return Answer(message["result"], raw, extras)
 
     def _start_agent(self) -> None:
         from edgekit.device.zipapp import build_agent
@@ -252,7 +283,7 @@ class Session:
                     "Check that it is not busy, and that its login scripts do not wait for input.",
                 )
             begin = line.find(b'{"')
-            message = _parsed(line[begin:]) if begin >= 0 else {}
+            message = parsed(line[begin:]) if begin >= 0 else {}
             if message.get("type") in {"agent", "error"}:
                 return message
 
@@ -280,7 +311,7 @@ class Session:
             self._lost("")
         if line is None:
             return None
-        message = _parsed(line)
+        message = parsed(line)
         if not message:
             self._fail("It sent a line that is no message.")
         return message
@@ -297,7 +328,7 @@ class Session:
             # It may have said why, before it went.
             with contextlib.suppress(ClosedError):
                 while (line := self._channel.line(1.0)) is not None:
-                    message = _parsed(line)
+                    message = parsed(line)
                     if message.get("type") == "error":
                         raise self._error(message) from None
             self._lost("")
@@ -359,24 +390,3 @@ def _chunks(path: Path, size: int) -> Any:
                 raise UsageError(f"{path} became shorter while it was sent.", "Try again.")
             left -= len(chunk)
             yield chunk
-
-
-def _parsed(line: bytes) -> Message:
-    """A message; empty where the line is none."""
-    try:
-        found = json.loads(line.decode("utf-8"))
-    except (ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) and isinstance(found.get("type"), str) else {}
-
-
-def _fraction(value: object) -> float:
-    return min(1.0, max(0.0, float(value))) if isinstance(value, (int, float)) else 0.0
-
-
-def _owner() -> str:
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):
-        user = "unknown"
-    return f"{user}@{platform.node()}:{os.getpid()}"

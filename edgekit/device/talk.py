@@ -1,5 +1,9 @@
 """What a device's agent says, as data, and how long one waits for it."""
 
+import getpass
+import json
+import os
+import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -102,3 +106,26 @@ class Answer:
     result: Mapping[str, Any]
     raw: Mapping[str, "Raw"]
     extras: Mapping[str, Any]
+
+
+def parsed(line: bytes) -> Message:
+    """A message; empty where the line is none."""
+    try:
+        found = json.loads(line.decode("utf-8"))
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) and isinstance(found.get("type"), str) else {}
+
+
+def fraction_of(value: object) -> float:
+    """A progress message's fraction, whatever was sent."""
+    return min(1.0, max(0.0, float(value))) if isinstance(value, (int, float)) else 0.0
+
+
+def owner() -> str:
+    """Who is talking, for whoever finds the device in use."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = "unknown"
+    return f"{user}@{platform.node()}:{os.getpid()}"

@@ -32,6 +32,7 @@ from edgekit.passes.base import Context, Pass
 from edgekit.passes.capture import ModelConfig
 from edgekit.pipeline.cost import CostMeter
 from edgekit.pipeline.measure import cpu_threads
+from edgekit.pipeline.on_device import runner_on
 from edgekit.pipeline.run import locked
 from edgekit.pipeline.step import Made, Store, capture_key, guarded, make, step_key
 from edgekit.progress import Progress, Silent
@@ -271,6 +272,8 @@ def compare_models(
     samples: int = 32,
     seed: int = 0,
     imports: Sequence[str] = (),
+    device: str | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, OutputParity]:
     """Compare two models' outputs on the evaluation split, or on random inputs.
 
@@ -281,25 +284,29 @@ def compare_models(
         samples: how many random ones.
         seed: seeds them.
         imports: modules that register the custom operators of a `.pt2`.
+        device: a device of the user's to run the other on; None: this machine.
+        progress: where to show the progress on a device.
     """
     import_modules(imports, Path.cwd())
     first, second = open_artifact(a, imports), open_artifact(b, imports)
+    there = None if device is None else runner_on(second, device, progress)
     dataset = _open(data)
     with guarded("Comparing the models"):
         if dataset is not None:
             return compare(
                 predict(first, dataset, "evaluation", imports=imports),
-                predict(second, dataset, "evaluation", imports=imports),
+                predict(second, dataset, "evaluation", imports=imports, runner=there),
             )
         # Two models with a fixed batch must have the same one; one of them decides for the other.
         samples = fixed_batch(first) or fixed_batch(second) or samples
         names = match_inputs(second, [s.name for s in first.inputs])
         _same_shapes(first, second, names)
         feeds = random_inputs(first.inputs, samples, seed)
-        return compare(
-            predictor(first, imports=imports)(feeds),
-            predictor(second, imports=imports)({n: feeds[src] for n, src in names.items()}),
-        )
+        renamed = {n: feeds[src] for n, src in names.items()}
+        here = predictor(first, imports=imports)(feeds)
+        if there is None:
+            return compare(here, predictor(second, imports=imports)(renamed))
+        return compare(here, next(iter(there([renamed]))))
 
 
 def _same_shapes(first: Artifact, second: Artifact, names: Mapping[str, str]) -> None:

@@ -211,9 +211,9 @@ def _own_places(tmp_path, monkeypatch):
     monkeypatch.delenv("EDGEKIT_SSH", raising=False)
 
 
-def save_network(path, hidden=16, external=False):
+def save_network(path, hidden=16, external=False, seed=0, batch=1):
     """Two layers of a perceptron, as a real ONNX file."""
-    weights = np.random.default_rng(0).standard_normal((hidden, hidden)).astype(np.float32)
+    weights = np.random.default_rng(seed).standard_normal((hidden, hidden)).astype(np.float32)
     nodes = [
         helper.make_node("MatMul", ["x", "w"], ["h"]),
         helper.make_node("Relu", ["h"], ["r"]),
@@ -223,8 +223,8 @@ def save_network(path, hidden=16, external=False):
     graph = helper.make_graph(
         nodes,
         "net",
-        [value("x", TensorProto.FLOAT, [1, hidden])],
-        [value("y", TensorProto.FLOAT, [1, hidden])],
+        [value("x", TensorProto.FLOAT, [batch, hidden])],
+        [value("y", TensorProto.FLOAT, [batch, hidden])],
         [numpy_helper.from_array(weights, "w")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])

@@ -15,7 +15,7 @@ from edgekit.bench import power
 from edgekit.bench.agent.emulation import relabel
 from edgekit.bench.agent.install import install_hint
 from edgekit.bench.agent.wire import Kind, Message
-from edgekit.bench.agent.worker import fail, write
+from edgekit.bench.agent.worker import ARRAYS, fail, write
 from edgekit.bench.api import bench
 from edgekit.bench.measure import Subject
 from edgekit.bench.profile import PROFILERS, profile
@@ -29,19 +29,24 @@ PROGRESS_S = 5.0
 EMULATED = "An emulated processor ran this: the times say nothing about a real device."
 
 
-def main(folder: Path, post: Callable[[Message], None], stopped: threading.Event) -> int:
-    """Measure what `order.json` asks for; return the exit code.
+Post = Callable[[Message], None]
+Work = Callable[[Mapping[str, Any], Path, Post, threading.Event], dict[str, Any]]
+
+
+def main(folder: Path, post: Post, stopped: threading.Event, work: Work | None = None) -> int:
+    """Do what `order.json` asks for; return the exit code.
 
     Args:
-        folder: the work folder; gets `result.json` and `raw.npz`, or `error.json`.
+        folder: the work folder; gets `result.json` and `arrays.npz`, or `error.json`.
         post: sends a message to the supervisor.
         stopped: set when the host wants what there is.
+        work: what to do; `measure` where None.
     """
     order = json.loads((folder / "order.json").read_text(encoding="utf-8"))
     try:
-        found = measure(order, folder, post, stopped)
+        found = (work or measure)(order, folder, post, stopped)
     except KeyboardInterrupt:
-        return fail(folder, "stopped", "The benchmark was stopped before it had a result.", "")
+        return fail(folder, "stopped", "It was stopped before it had a result.", "")
     except MemoryError:
         hint = "Give a smaller model or batch, or end other programs on the device."
         return fail(folder, "crash", "The device ran out of memory.", hint)
@@ -57,19 +62,14 @@ def main(folder: Path, post: Callable[[Message], None], stopped: threading.Event
 
 
 def measure(
-    order: Mapping[str, Any],
-    folder: Path,
-    post: Callable[[Message], None],
-    stopped: threading.Event,
+    order: Mapping[str, Any], folder: Path, post: Post, stopped: threading.Event
 ) -> dict[str, Any]:
     """Run the benchmark of an order, and write the raw samples.
 
     Returns:
         `result` as JSON, and `layers` and `peaks` by subject where they were asked for.
     """
-    for runtime in dict.fromkeys(each["runtime"] for each in order["subjects"]):
-        _check_runtime(runtime)
-    subjects = [_subject(each) for each in order["subjects"]]
+    subjects = subjects_of(order)
     result = bench(
         subjects,
         Protocol.from_dict(order["protocol"]),
@@ -79,7 +79,7 @@ def measure(
         stop=Stop(post, stopped),
     )
     result = _renamed(result, order)
-    result.save_raw(folder / "raw.npz")
+    result.save_raw(folder / ARRAYS)
     found: dict[str, Any] = {"result": result.to_dict()}
     if order["layers"] and not stopped.is_set():
         found["layers"] = _layers(subjects)
@@ -130,6 +130,18 @@ class Stop:
             self._told = True
             self._post({"type": "stopping"})
         return self._stopped.is_set()
+
+
+def subjects_of(order: Mapping[str, Any]) -> list[Subject]:
+    """Return an order's subjects, once the runtimes that they need are known to be here.
+
+    Raises:
+        UnavailableError: a runtime is missing.
+        UsageError: inputs cannot be read.
+    """
+    for runtime in dict.fromkeys(each["runtime"] for each in order["subjects"]):
+        _check_runtime(runtime)
+    return [_subject(each) for each in order["subjects"]]
 
 
 def _check_runtime(name: str) -> None:

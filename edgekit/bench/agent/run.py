@@ -13,6 +13,7 @@ from edgekit.bench.agent.job import STOP_S, Job, crash, pump
 from edgekit.bench.agent.lock import LONGEST_RUN_S
 from edgekit.bench.agent.request import lay_out
 from edgekit.bench.agent.wire import AgentError, Channel, ChannelClosedError, Kind, Message, broken
+from edgekit.bench.agent.worker import ARRAYS
 from edgekit.errors import EdgekitError, UsageError
 
 
@@ -25,10 +26,10 @@ def run(
     program: Sequence[str],
     emulated: bool,
 ) -> None:
-    """Measure what a message asks for, and send the result. The lock is held.
+    """Do what a message asks for in a worker, and send the result. The lock is held.
 
     Args:
-        message: of type `run`.
+        message: of type `run` (measure) or `infer` (run once, and give the outputs).
         channel: to the host.
         cache: where the files are.
         root: the agent's folder on this device.
@@ -44,14 +45,14 @@ def run(
         order["emulated"] = order["emulated"] or emulated
         with _power_mode(order["power_mode"], root / "power.json"):
             (folder / "order.json").write_text(json.dumps(order), encoding="utf-8")
-            _measure(Job(program, ["run", str(folder)], folder), channel, folder)
+            _work(Job(program, [message["type"], str(folder)], folder), channel, folder)
         result = _read(folder / "result.json")
-        raw = folder / "raw.npz"
-        size = raw.stat().st_size if raw.is_file() else 0
-        channel.send({"type": "result", "size": size, **result}, raw if size else None)
+        arrays = folder / ARRAYS
+        size = arrays.stat().st_size if arrays.is_file() else 0
+        channel.send({"type": "result", "size": size, **result}, arrays if size else None)
 
 
-def _measure(job: Job, channel: Channel, folder: Path) -> None:
+def _work(job: Job, channel: Channel, folder: Path) -> None:
     stopped = False
 
     def on_host(message: Message) -> None:

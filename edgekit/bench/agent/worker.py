@@ -24,12 +24,16 @@ from edgekit.bench.agent.install import install_hint
 from edgekit.bench.agent.wire import Kind, Message
 
 MODULES = ("numpy", "onnxruntime")
+ARRAYS = "arrays.npz"
 PR_SET_PDEATHSIG = 1
 SIGKILL = 9
 
 
 def main(arguments: list[str]) -> NoReturn:
-    """Run `probe [SKIP...]` or `run FOLDER`; the first argument is the descriptor of the pipe."""
+    """Run `probe [SKIP...]`, `run FOLDER` or `infer FOLDER`.
+
+    The first argument is the descriptor of the pipe.
+    """
     faulthandler.enable()
     _die_with_parent()
     post = _poster(int(arguments[0]))
@@ -52,9 +56,13 @@ def _work(arguments: list[str], post: Callable[[Message], None], stopped: thread
         return fail(
             folder, "unavailable", f"NumPy does not import on the device: {e}.", install_hint([])
         )
-    from edgekit.bench.agent.measure import main as measure
+    from edgekit.bench.agent.measure import main as carry_out
 
-    return measure(folder, post, stopped)
+    if arguments[0] == "infer":
+        from edgekit.bench.agent.infer import infer
+
+        return carry_out(folder, post, stopped, infer)
+    return carry_out(folder, post, stopped)
 
 
 def fail(folder: Path, kind: Kind, message: str, hint: str) -> int:
