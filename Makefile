@@ -11,7 +11,7 @@ DEV := $(VENV)/.dev
 
 ZOO := .venv-zoo/.zoo
 
-.PHONY: demo test check lint types layers zoo zoo-runs zoo-models clean
+.PHONY: demo test check lint types layers zoo zoo-runs zoo-models arm64 clean
 
 demo: $(DEMO)
 	$(BIN)/edgekit run recipes/mnist-resnet8 -o runs/mnist-resnet8
@@ -41,6 +41,10 @@ zoo-runs: $(DEV)
 zoo-models: $(ZOO)
 	.venv-zoo/bin/python benchmarks/zoo.py --work build/zoo $(ZOO_ARGS)
 	.venv-zoo/bin/python benchmarks/zoo.py --work build/zoo --table
+
+# An emulated arm64 board, and the tests that need one. Needs root; makes build/arm64 the first time.
+arm64: $(DEV)
+	tests/arm64/board.sh build/arm64 $(BIN)/python $(BIN)/python -m pytest tests/arm64
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
