@@ -160,16 +160,21 @@ def _fit(
 
 
 def _own(module: GraphModule) -> None:
-    """Part from the original's tensors, before what is left is written to; ties stay tied."""
-    made: dict[int, nn.Parameter] = {}
+    """Part from the original's tensors, before what is left is written to; ties stay tied.
+
+    Buffers too: a fit moves the running means of batch norms.
+    """
+    made: dict[int, Tensor] = {}
     for child in module.modules():
-        for name, tensor in list(child._parameters.items()):
-            if tensor is not None:
-                fresh = made.get(id(tensor))
-                if fresh is None:
-                    fresh = nn.Parameter(tensor.detach().clone(), tensor.requires_grad)
-                    made[id(tensor)] = fresh
-                setattr(child, name, fresh)
+        for name, tensor in [*child._parameters.items(), *child._buffers.items()]:
+            if tensor is None:
+                continue
+            if id(tensor) not in made:
+                fresh = tensor.detach().clone()
+                if isinstance(tensor, nn.Parameter):
+                    fresh = nn.Parameter(fresh, tensor.requires_grad)
+                made[id(tensor)] = fresh
+            setattr(child, name, made[id(tensor)])
 
 
 def _shrink_and_check(
