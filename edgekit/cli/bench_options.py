@@ -30,6 +30,15 @@ Provider = Annotated[
         rich_help_panel=MODEL,
     ),
 ]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Any other option of the runtime, such as precision=f16; may be repeated.",
+        rich_help_panel=MODEL,
+    ),
+]
 Inputs = Annotated[
     Path | None,
     typer.Option(
@@ -248,6 +257,7 @@ def request(models: list[Path], same_twice: bool = False, **given: Any) -> "Benc
         shapes=units.shapes(given["shape"]),
         providers=tuple(given["provider"] or ()),
         meters=None if given["meter"] is None else tuple(given["meter"]),
+        settings=common.settings(given["settings"]),
         imports=tuple(given["imports"] or ()),
         **{
             name: given[name]

@@ -14,6 +14,7 @@ def compare(
     *,
     runtime: options.Runtime = None,
     provider: options.Provider = None,
+    settings: options.Set = None,
     inputs: options.Inputs = None,
     recipe: options.Recipe = None,
     batch: options.Batch = 1,

@@ -42,6 +42,7 @@ class Torch:
         imports: modules that register the file's custom operators.
     """
 
+    DEFAULTS: Mapping[str, Any] = DEFAULTS
     NAME: ClassVar[str] = "torch"
     COMPILED: ClassVar[bool] = False
 

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from edgekit import target as targets
 from edgekit.errors import UsageError
@@ -27,6 +27,7 @@ class BenchRequest:
         runtime: what runs the models; inferred from each file where None.
         providers: ONNX Runtime's execution providers, `cuda` for `CUDAExecutionProvider`.
         threads: CPU threads of the runtime.
+        settings: other options of the runtimes; each goes to those that have it.
         affinity: CPUs to run on.
         mode: how inferences are asked for; inferred from `rate_hz` and `streams` where None.
         rate_hz: frames, or mean arrivals, a second.
@@ -54,6 +55,7 @@ class BenchRequest:
     runtime: str | None = None
     providers: tuple[str, ...] = ()
     threads: int | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
     affinity: tuple[int, ...] = ()
     mode: str | None = None
     rate_hz: float | None = None

@@ -11,6 +11,7 @@ import numpy as np
 
 from edgekit.errors import RecipeError, UsageError
 from edgekit.pipeline.bench_request import BenchRequest, nearest
+from edgekit.pipeline.runtimes import runtime_class
 
 if TYPE_CHECKING:
     from edgekit.bench import Subject
@@ -30,6 +31,8 @@ _LOADS: dict[str, tuple[str, ...]] = {
     "tensorrt": (".engine",),
     "tensorrt-rtx": (".engine",),
 }
+_NOT_SET = frozenset({"threads", "providers", "profile"})  # flags, and what is edgekit's own
+_KINDS: dict[type, str] = {bool: "true or false", int: "a whole number", str: "a word"}
 _PROVIDER_SUFFIX = "ExecutionProvider"
 _PROVIDERS = (
     *("CPU", "CUDA", "Tensorrt", "NvTensorRTRTX", "OpenVINO", "CoreML", "Dml"),
@@ -146,10 +149,12 @@ def subjects_of(request: BenchRequest, models: Sequence[OpenModel]) -> list["Sub
     """What the benchmark measures: each model with its inputs and its runtime's options.
 
     Raises:
-        UsageError: a dimension has no size, or the inputs given do not fit.
+        UsageError: a dimension has no size, the inputs given do not fit, or no runtime has an
+            option.
     """
     from edgekit.bench import Subject
 
+    _check_settings(request, list(dict.fromkeys(model.runtime for model in models)))
     return [
         Subject(
             name=model.name,
@@ -286,19 +291,37 @@ def _tensor_spec(spec: Any) -> Any:
 
 
 def options_of(request: BenchRequest, runtime: str) -> dict[str, Any]:
-    """The options of a runtime: threads, ONNX Runtime's providers, TensorRT's CUDA graph."""
+    """The options of a runtime: its threads, its providers, and others that were asked for."""
     target = request.loaded_target()
     options: dict[str, Any] = {"threads": request.threads or (target.threads if target else 1)}
     if request.providers and runtime == "onnxruntime":
         options["providers"] = tuple(map(provider_name, request.providers))
-    if request.cuda_graph:
-        if not runtime.startswith("tensorrt"):
-            raise UsageError(
-                f"--cuda-graph is for TensorRT engines, and {runtime} runs here.",
-                "Leave --cuda-graph out.",
+    known = _settable(runtime)
+    return {**options, **{name: v for name, v in request.settings.items() if name in known}}
+
+
+def _settable(runtime: str) -> list[str]:
+    """The options of a runtime that have no flag of their own."""
+    return [name for name in runtime_class(runtime).DEFAULTS if name not in _NOT_SET]
+
+
+def _check_settings(request: BenchRequest, runtimes: Sequence[str]) -> None:
+    for name, value in request.settings.items():
+        having = [each for each in runtimes if name in _settable(each)]
+        if not having:
+            known = "; ".join(
+                f"{each}: {', '.join(_settable(each)) or 'none'}" for each in runtimes
             )
-        options["cuda_graph"] = True
-    return options
+            raise UsageError(
+                f"--set {name}: no runtime here has this option.", f"Options: {known}."
+            )
+        default = runtime_class(having[0]).DEFAULTS[name]
+        kind = str if default is None else type(default)
+        if type(value) is not kind:
+            raise UsageError(
+                f"--set {name}={value} is not {_KINDS[kind]}.",
+                f"{having[0]} has {default} unless set.",
+            )
 
 
 def provider_name(text: str) -> str:

@@ -165,6 +165,11 @@ def test_a_baseline_that_does_not_fit_is_refused_and_the_figures_shown(
         (("--runtime", "tensorrt"), ("m.onnx is a .onnx file, which tensorrt does not run",)),
         (("--provider", "gpu"), ("no provider 'gpu'", "CPUExecutionProvider")),
         (("--provider", "cuda"), ("CUDAExecutionProvider", "CPUExecutionProvider")),
+        (("--set", "spining=false"), ("--set spining", "spinning", "memory_pattern")),
+        (("--set", "spinning=maybe"), ("--set spinning=maybe", "true or false")),
+        (("--set", "optimization=most"), ("'most'", "basic")),
+        (("--set", "threads=4"), ("--set threads",)),
+        (("--set", "bound"), ("--set 'bound' has no value",)),
         (("--target", "x86-avx"), ("There is no target 'x86-avx'", "'x86-avx2'")),
         (("--shape", "imag=1x16"), ("'imag'", "Did you mean 'image'?")),
         (("--shape", "image=1x17"), ("image=1x17 does not fit", "[batch, 16]")),
@@ -217,10 +222,14 @@ def test_a_dynamic_dimension_without_a_size_names_the_option(edgekit: Command, t
     save(tmp_path / "free.onnx", shape=("batch", "rows", 16))
     done = edgekit("bench", "free.onnx", "--quick")
     assert_says(done, 2, "rows", "--dim NAME=SIZE")
-    for args in (("--dim", "rows=3"), ("--shape", "image=2x3x16", "--json")):
+    asked = ("--shape", "image=2x3x16", "--json", "--set", "memory_pattern=false")
+    for args in (("--dim", "rows=3"), asked):
         done = edgekit("bench", "free.onnx", "--quick", *args)
         assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["subjects"][0]["inputs"] == {"image": "float32[2,3,16]"}
+    (found,) = json.loads(done.stdout)["subjects"]
+    assert found["inputs"] == {"image": "float32[2,3,16]"}
+    assert found["options"]["memory_pattern"] is False
+    assert found["options"]["spinning"] is True  # the default is recorded as well
 
 
 def test_inputs_of_a_recipe_are_its_evaluation_data(edgekit: Command, tmp_path: Path, model: Path):

@@ -130,8 +130,10 @@ def test_inputs_and_outputs_are_described_in_order(runtime):
     assert runtime.inputs[0].shape[1] == 3
 
 
-def test_options_are_recorded_as_plain_data_with_the_version(runtime):
-    assert json.loads(json.dumps(dict(runtime.options)))["version"]
+def test_every_option_is_recorded_as_plain_data_with_the_version(runtime):
+    found = json.loads(json.dumps(dict(runtime.options)))
+    assert found["version"]
+    assert set(found) >= set(runtime.DEFAULTS) - {"profile"}
 
 
 @pytest.mark.parametrize("batch", [1, 2, 5])

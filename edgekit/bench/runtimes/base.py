@@ -47,6 +47,9 @@ class IoSpec:
 class Runtime(Protocol):
     """A loaded model, as a context manager: entering loads it, leaving frees it."""
 
+    DEFAULTS: Mapping[str, Any]
+    """Every option that it takes, with its default."""
+
     inputs: tuple[IoSpec, ...]
     outputs: tuple[IoSpec, ...]
     options: Mapping[str, Any]

@@ -28,6 +28,7 @@ class TensorRt:
             `cuda_graph`: record a run as a CUDA graph, and time its launch (default false).
     """
 
+    DEFAULTS: Mapping[str, Any] = DEFAULTS
     MODULE: ClassVar[str] = "tensorrt"
     PACKAGE: ClassVar[str] = "edgekit[tensorrt]"
 
