@@ -3,7 +3,7 @@
 import math
 
 from edgekit.bench.quantiles import student_quantile
-from edgekit.bench.statistics import CONFIDENCE, Floats, correlation_time, lag1
+from edgekit.bench.statistics import CONFIDENCE, Floats, correlation_time
 
 LEAST_ROUNDS = 6
 
@@ -49,26 +49,11 @@ def rate_interval(
     if n < LEAST_ROUNDS:
         return rate, None, None
     residuals = counts - rate * seconds
-    tau = min(_correlation_time(residuals), n / 3)
+    tau = min(correlation_time(residuals), n / 3)
     variance = float((residuals**2).sum()) / (n - 1) * n * tau
     half = student_quantile(0.5 + confidence / 2, max(2.0, n / tau - 1)) * math.sqrt(variance)
     half /= float(seconds.sum())
     return rate, max(0.0, rate - half), rate + half
-
-
-def _correlation_time(series: Floats) -> float:
-    """Correlation time of a short series.
-
-    Over some tens of values the summed correlations fall short. Where lag 1 is significant, the
-    time is at least that of a first-order autoregression with it, its bias of (1 + 3 phi) / n
-    (Kendall, Biometrika 41, 1954) taken off.
-    """
-    n, phi = len(series), lag1(series)
-    summed = correlation_time(series)
-    if phi <= 1.645 / math.sqrt(n):
-        return summed
-    phi = min(0.9, phi + (1 + 3 * phi) / n)
-    return max(summed, (1 + phi) / (1 - phi))
 
 
 def _beta_quantile(probability: float, a: float, b: float) -> float:

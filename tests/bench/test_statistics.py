@@ -119,6 +119,18 @@ def test_p99_of_dependent_runs_covers_or_is_not_estimable(phi, n):
         assert np.mean(covered) >= 0.94
 
 
+def test_a_median_covers_where_the_memory_is_long_beside_the_run():
+    """Some 16 effective runs: the correlation time must not be taken for too short."""
+    stream, generator, covered = autoregressive(0.9), np.random.default_rng(15), []
+    for seed in range(300):
+        samples = stream(generator, 300)
+        if len(samples) / statistics.correlation_time(statistics.ranks(samples)) >= 12:
+            low, high = statistics.median_interval(samples, seed=seed, resamples=200)
+            covered.append(low <= 1.0 <= high)
+    assert len(covered) > 150
+    assert np.mean(covered) >= 0.94
+
+
 @pytest.mark.parametrize("phi", [0.0, 0.5, 0.9])
 def test_effective_sample_size_of_an_autoregressive_stream(phi):
     stream, generator = autoregressive(phi), np.random.default_rng(9)
