@@ -105,7 +105,7 @@ def _pam():
 class Server:
     """One sshd, and the SSH configuration of somebody who may log in."""
 
-    def __init__(self, root: Path, extra: str = ""):
+    def __init__(self, root: Path, extra: str = "", prefix: tuple[str, ...] = ()):
         self.root = root
         root.mkdir(parents=True)
         self.cache, self.known_hosts = root / "cache", root / "known_hosts"
@@ -131,7 +131,7 @@ class Server:
             f"  IdentityFile {self.key}\n  IdentitiesOnly yes\n  IdentityAgent none\n"
         )
         self.process = subprocess.Popen(
-            [SSHD, "-D", "-f", str(root / "sshd_config"), "-E", str(self.log)],
+            [*prefix, SSHD, "-D", "-f", str(root / "sshd_config"), "-E", str(self.log)],
             stdin=subprocess.DEVNULL,
             start_new_session=True,
         )
@@ -189,8 +189,8 @@ def server_of(tmp_path):
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # what its start script does
     servers = []
 
-    def start(extra=""):
-        servers.append(Server(tmp_path / f"server-{len(servers)}", extra))
+    def start(extra="", prefix=()):
+        servers.append(Server(tmp_path / f"server-{len(servers)}", extra, prefix))
         return servers[-1]
 
     yield start
