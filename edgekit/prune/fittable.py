@@ -154,7 +154,11 @@ def _linear_rows(x: Tensor, chosen: Tensor | None = None) -> Tensor:
 
 
 def _positions(x: Tensor, chosen: Tensor | None = None) -> Tensor:
-    return _linear_rows(x.flatten(2).transpose(1, 2), chosen)
+    x = x.flatten(2)
+    if chosen is None:
+        return _linear_rows(x.transpose(1, 2))
+    chosen = chosen.to(x.device)
+    return x[chosen // x.shape[2], :, chosen % x.shape[2]]
 
 
 def _windows(given: dict[str, Any]) -> Rows:
