@@ -344,10 +344,11 @@ add("linalg_vector_norm", on(aten.linalg_vector_norm.default, 3, 5, 4, args=(2, 
 add("any", lambda m: aten.any.dim(aten.gt.Scalar(m.p(3, 5, 4), 0.5), 1))
 add("all", lambda m: aten.all.dim(aten.gt.Scalar(m.p(5, 2, 4), -0.5), 1))
 add("mean", on(aten.mean.dim, 3, 5, 4, args=([1],)), on(aten.mean.default, 3, 5))
-add("var", on(aten.var.correction, 3, 5, 4, args=([1],)))
-add("std", on(aten.std.correction, 3, 5, 4, args=([1],)))
+# Without a correction, since a single number that stays has no variance with one.
+add("var", on(aten.var.correction, 3, 5, 4, args=([1],), correction=0))
+add("std", on(aten.std.correction, 3, 5, 4, args=([1],), correction=0))
 for _name in ("var_mean", "std_mean"):
-    add(_name, on(getattr(aten, _name).correction, 3, 5, 4, args=([1],), outputs=2))
+    add(_name, on(getattr(aten, _name).correction, 3, 5, 4, args=([1],), outputs=2, correction=0))
 each("amax amin logsumexp", 3, 5, 4, args=([1],))
 each("argmax argmin", 3, 5, 4, args=(1,))
 for _name in ("max", "min", "median"):
