@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,17 +19,26 @@ RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 class Graph:
     """An index of a model's top-level graph. Edits go through it, so that it stays true.
 
+    Constants are initializers and the tensors of Constant nodes: other tools write both.
+
     Attributes:
         model: the model; edited in place.
+        folder: where external data lies that was left unread, one tensor of which is in memory at a
+            time.
     """
 
-    def __init__(self, model: "onnx.ModelProto") -> None:
+    def __init__(self, model: "onnx.ModelProto", folder: Path | None = None) -> None:
         self.model = model
+        self.folder = folder
         self._index()
 
     def _index(self) -> None:
         graph = self.model.graph
         self._arrays = {i.name: i for i in graph.initializer}
+        for node in graph.node:
+            held = next((a.t for a in node.attribute if a.name == "value"), None)
+            if node.op_type == "Constant" and held is not None:
+                self._arrays[node.output[0]] = held
         self._producer = {o: n for n in graph.node for o in n.output if o}
         self._readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
         for node in graph.node:
@@ -36,6 +46,8 @@ class Graph:
                 if name:
                     self._readers[name].append(node)
         self._outputs = {o.name for o in graph.output}
+        self._taken = {n.name for n in graph.node} | {i.name for i in graph.input}
+        self._taken |= {*self._arrays, *self._producer, *self._readers, *self._outputs}
 
     @property
     def nodes(self) -> "list[onnx.NodeProto]":
@@ -55,15 +67,26 @@ class Graph:
         return name in self._outputs
 
     def is_constant(self, name: str) -> bool:
-        """Whether a tensor is an initializer."""
+        """Whether a tensor is an initializer, or a Constant node's."""
         return name in self._arrays
 
-    def array(self, name: str) -> NDArray[Any] | None:
-        """An initializer's value, None for other tensors."""
-        from onnx import numpy_helper
+    def dtype(self, name: str) -> str | None:
+        """A constant's dtype, without reading its data; None for other tensors."""
+        from onnx import helper
 
         held = self._arrays.get(name)
-        return None if held is None else numpy_helper.to_array(held)
+        return None if held is None else str(helper.tensor_dtype_to_np_dtype(held.data_type).name)
+
+    def array(self, name: str) -> NDArray[Any] | None:
+        """A constant's value, None for other tensors."""
+        from onnx import TensorProto, numpy_helper
+
+        held = self._arrays.get(name)
+        if held is None or held.data_location != TensorProto.EXTERNAL:
+            return None if held is None else numpy_helper.to_array(held)
+        read = TensorProto()  # a copy, so that its data goes with it
+        read.CopyFrom(held)
+        return numpy_helper.to_array(read, str(self.folder or ""))
 
     def set_array(self, name: str, value: NDArray[Any]) -> str:
         """Add or replace an initializer; gives its name."""
@@ -79,12 +102,11 @@ class Graph:
 
     def unique(self, name: str) -> str:
         """A tensor and node name that is not in use."""
-        taken = {n.name for n in self.model.graph.node}
-        taken |= {*self._arrays, *self._producer, *self._readers, *self._outputs}
         found, count = name, 1
-        while found in taken:
+        while found in self._taken:
             count += 1
             found = f"{name}_{count}"
+        self._taken.add(found)
         return found
 
     def edit(
@@ -116,6 +138,8 @@ class Graph:
         graph = self.model.graph
         read = {name for node in graph.node for name in node.input} | _captured(graph.node)
         read |= {o.name for o in graph.output}
+        for node in [n for n in graph.node if n.op_type == "Constant" and n.output[0] not in read]:
+            graph.node.remove(node)
         kept = [i for i in graph.initializer if i.name in read]
         if len(kept) < len(graph.initializer):
             copies = [_copy(i) for i in kept]
@@ -125,13 +149,48 @@ class Graph:
     def rewire(self, old: str, new: str, where: Callable[["onnx.NodeProto"], bool]) -> None:
         """Let the readers of `old` for which `where` holds read `new` instead."""
         for node in self.readers(old):
-            if where(node):
-                for i, name in enumerate(node.input):
-                    if name == old:
-                        node.input[i] = new
-        self._index()
+            if not where(node):
+                continue
+            for i, name in enumerate(node.input):
+                if name == old:
+                    node.input[i] = new
+                    self._readers[new].append(node)
+            self._readers[old] = [n for n in self._readers[old] if n is not node]
+
+    def bypass(self, node: "onnx.NodeProto") -> bool:
+        """Let everybody who reads a node's output read its first input.
+
+        An output of the model keeps its name: whatever computes it now takes the name.
+
+        Returns:
+            Whether the node is to be dropped; where nothing can take an output's name it stays, as
+            an Identity.
+        """
+        old, new = node.output[0], node.input[0]
+        self.rewire(old, new, lambda _: True)
+        if old not in self._outputs:
+            return True
+        made = self._producer.get(new)
+        if made is None or new in self._outputs or new in self._arrays:
+            node.op_type, node.domain = "Identity", ""
+            del node.input[1:], node.attribute[:]
+            return False
+        self.rewire(new, old, lambda reader: reader is not node)
+        for i, name in enumerate(made.output):
+            if name == new:
+                made.output[i] = old
+        self._producer[old] = made
+        return True
 
     # What quantization looks like.
+
+    def zero_point(self, node: "onnx.NodeProto") -> NDArray[Any] | None:
+        """The zero point of a Q or DQ node; None where it has none, or it is computed."""
+        return self.array(node.input[2]) if len(node.input) > 2 else None
+
+    def axis(self, node: "onnx.NodeProto") -> int:
+        """The axis of a Q or DQ node whose scale has several values."""
+        return int(next((a.i for a in node.attribute if a.name == "axis"), 1))
 
     def activation_quantizers(self) -> "list[onnx.NodeProto]":
         """QuantizeLinear nodes whose input is computed, not constant."""
