@@ -82,7 +82,7 @@ def bench(
         all_loaded(subjects, protocol, clock, opener, high) as loaded,
     ):
         before = conditions.snapshot()
-        warm_all(loaded, protocol, clock, say, check, high)
+        warm_all(loaded, protocol, clock, say, check)
         if protocol.sustained_s is None:
             rounds = measure_rounds(loaded, protocol, clock, say, check)
             loads, complete = rounds.loads, rounds.complete

@@ -65,7 +65,8 @@ class Loaded:
         load_ms: time of the first load.
         first_ms: time of the first inference.
         rss_bytes: growth of the process by both, None where unknown.
-        peak_bytes: the largest growth by loading, first running and warming up, None where unknown.
+        peak_bytes: the largest growth by loading and the first two runs of each stream, None where
+            unknown. What this module notes down while it warms up and measures is not in it.
         warm: how warming up went.
         tally: what was timed.
         series: of a sustained run, its stretches.
@@ -135,6 +136,9 @@ def load(
         done = clock.ns()
         streams = protocol.mode.streams
         runs = (first, *_bind(runtime, subject.feeds, streams - 1))
+        # Runtimes that plan their memory by the first run take it at the second.
+        for run in runs:
+            run()
     except BaseException:
         runtime.__exit__(None, None, None)
         raise
@@ -187,22 +191,13 @@ def collection_off() -> Iterator[None]:
 
 
 def warm_all(
-    loaded: Sequence[Loaded],
-    protocol: Protocol,
-    clock: Clock,
-    say: Say,
-    check: Check,
-    high: HighWater,
+    loaded: Sequence[Loaded], protocol: Protocol, clock: Clock, say: Say, check: Check
 ) -> None:
     """Warm up one subject after the other, back to back in every mode."""
     for place, each in enumerate(loaded):
         say(0.3 * place / len(loaded), f"warming up {each.subject.name}")
-        high.reset()
         with collection_off():
             each.warm = warm_up(each.runs[0], protocol, clock, check)
-        grown = high.growth_bytes()
-        if grown is not None and each.peak_bytes is not None and each.rss_bytes is not None:
-            each.peak_bytes = max(each.peak_bytes, each.rss_bytes + grown)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from edgekit.bench import Protocol, Subject, bench, model_inputs, random_feeds
-from edgekit.bench.runtimes.onnxruntime import OnnxRuntime
+from edgekit.bench.runtimes.onnxruntime import SMALLEST_MODEL, OnnxRuntime
 from edgekit.errors import UnavailableError, UsageError
 
 FEEDS = {"x": np.ones((2, 16), np.float32)}
@@ -42,6 +42,39 @@ def test_a_bound_run_computes_what_infer_computes(mlp, bound):
         for _ in range(3):
             run()
         np.testing.assert_array_equal(runtime.infer(bound)["y"], expected)
+
+
+def test_the_smallest_model_is_what_it_says():
+    model = onnx.load_model_from_string(SMALLEST_MODEL)
+    onnx.checker.check_model(model, full_check=True)
+    assert [node.op_type for node in model.graph.node] == ["Identity"]
+
+
+# The library's own code, about 10 MB, is read in by the first session of a process.
+FIRST_AND_SECOND = """
+import sys
+from pathlib import Path
+import numpy as np
+from edgekit.bench.highwater import HighWater
+from edgekit.bench.measure import Subject, load, open_runtime
+from edgekit.bench.protocol import Protocol, SystemClock
+high = HighWater()
+feeds = {"x": np.ones((2, 16), np.float32)}
+loaded = []
+for name in "ab":
+    subject = Subject(name, "onnxruntime", Path(sys.argv[1]), feeds)
+    loaded.append(load(subject, Protocol.quick(), SystemClock(), open_runtime, high))
+print(*(each.peak_bytes for each in loaded))
+"""
+
+
+def test_the_first_model_does_not_answer_for_the_library(mlp):
+    command = [sys.executable, "-c", FIRST_AND_SECOND, str(mlp)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    if "None" in done.stdout:
+        pytest.skip("this kernel keeps no high-water mark that can be set back")
+    first, second = map(int, done.stdout.split())
+    assert first - second < 4 << 20
 
 
 def test_no_such_file(tmp_path):

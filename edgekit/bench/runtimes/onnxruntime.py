@@ -1,5 +1,6 @@
 """ONNX Runtime: providers chosen explicitly, every session option recorded, inputs bound once."""
 
+import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType, TracebackType
@@ -14,6 +15,11 @@ CPU = "CPUExecutionProvider"
 # Where the weights of a written graph go: in the file itself they could not be over 2 GiB.
 EXTERNAL = "session.optimized_model_external_initializers_file_name"
 FIX = "Install onnxruntime (or onnxruntime-gpu)."
+# y = Identity(x), float32 of one element, opset 13.
+SMALLEST_MODEL = (
+    b"\x08\x08:7\n\x10\n\x01x\x12\x01y\"\x08Identity\x12\x01gZ\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04\n"
+    b"\x02\x08\x01b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\r"
+)
 
 # ONNX Runtime's own names for element types, and NumPy's.
 DTYPES = {
@@ -86,6 +92,7 @@ class OnnxRuntime:
         """Say whether ONNX Runtime imports, and which providers it has."""
         try:
             library = _import()
+            _begin()
         except UnavailableError as e:
             return Availability(ok=False, reason=e.message, fix=e.hint)
         providers = ", ".join(library.get_available_providers())
@@ -219,6 +226,24 @@ def _import() -> ModuleType:
     except ImportError as e:
         raise UnavailableError(f"ONNX Runtime does not import: {_first_line(e)}", FIX) from e
     return onnxruntime  # type: ignore[no-any-return]
+
+
+@functools.cache
+def _begin() -> None:
+    """Make and run the first session of this process, with the smallest model there is.
+
+    It reads in 10 MB of the library's code and sets up what all sessions share. Left to the first
+    model, its load time and memory would look several times those of the same model named second.
+    """
+    library = _import()
+    settings = library.SessionOptions()
+    settings.log_severity_level = 4
+    settings.intra_op_num_threads = settings.inter_op_num_threads = 1
+    try:
+        session = library.InferenceSession(SMALLEST_MODEL, settings, providers=[CPU])
+        session.run(None, {"x": np.zeros(1, np.float32)})
+    except _load_errors() as e:
+        raise UnavailableError(f"ONNX Runtime does not run: {_first_line(e)}", FIX) from e
 
 
 def _load_errors() -> tuple[type[Exception], ...]:
