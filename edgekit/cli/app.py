@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def _say_interrupted() -> None:
-    sys.stderr.write("Interrupted. Finished steps are kept; run it again to go on.\n")
+    sys.stderr.write("Interrupted.\n")
 
 
 def _complain(error: EdgekitError) -> None:

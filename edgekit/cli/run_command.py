@@ -36,15 +36,19 @@ def run(
             plan = explain(recipe, out, threads=threads or cpu_threads())
         common.print_json(plan) if json else show.plan(plan)
         return
-    with common.progress() as progress:
-        report = run_recipe(
-            recipe,
-            out,
-            branches=branch,
-            fresh=fresh,
-            threads=threads,
-            device=device,
-            progress=progress,
-        )
+    try:
+        with common.progress() as progress:
+            report = run_recipe(
+                recipe,
+                out,
+                branches=branch,
+                fresh=fresh,
+                threads=threads,
+                device=device,
+                progress=progress,
+            )
+    except KeyboardInterrupt:
+        typer.echo("Finished steps are kept: the same command goes on from there.", err=True)
+        raise
     common.print_json(report) if json else show.report(report, out)
     raise_for_verdict(report)

@@ -220,6 +220,7 @@ def test_ctrl_c_in_every_step_loses_nothing(tmp_path: Path, step: str) -> None:
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130, stderr
     assert "Traceback" not in stderr
+    assert "Finished steps are kept" in stderr
     assert "Interrupted" in stderr
     assert not (tmp_path / "out" / ".staging").exists()
     for folder in (tmp_path / "out").glob("[0-9]*"):
