@@ -8,7 +8,8 @@ between them is what it stands for. Three cases need more than that:
 - Kernels joined by tensors of the runtime's own (a matrix product that became Reshape, Gemm and
   Reshape) stand for their nodes together: they are one group.
 - Kernels in another memory layout (blocked, or channels last) exchange such tensors from end to
-  end. The runtime calls them after a node of the file, with `_nchwc` or `_token_3` behind it.
+  end. The runtime calls them after a node of the file, or after the tensor that it made, with
+  `_nchwc` or `_token_3` behind it.
 - What follows that node and makes no tensor (a sum or an activation fused into a convolution, the
   QuantizeLinear behind an int8 kernel) belongs to the kernel, too.
 """
@@ -91,7 +92,7 @@ class _Matching:
         return tensor if tensor in self.known else self.alias.get(tensor)
 
     def _aliases(self) -> dict[str, str]:
-        named = {node.name: place for place, node in enumerate(self.original.nodes)}
+        named = self.producer | {node.name: i for i, node in enumerate(self.original.nodes)}
         bases = {node.name: _base(node, named) for node in self.optimized.nodes}
         kernels = {*bases.values()} - {None}
         made = {t for node in self.optimized.nodes for t in node.outputs}
@@ -181,7 +182,7 @@ class _Matching:
 
 
 def _base(kernel: Node, named: dict[str, int]) -> int | None:
-    """The node of the file that a kernel is called after, if any."""
+    """The node of the file that a kernel is called after, by its name or its tensor's, if any."""
     if kernel.op in LAYOUT:
         return None  # these are the runtime's own, whatever they are called
     found = CALLED_AFTER.fullmatch(kernel.name)

@@ -55,6 +55,20 @@ def test_in_blocked_layout_a_sum_and_an_activation_go_to_the_convolution_before_
     assert layers[-1].after == ("pool",)
 
 
+def test_a_blocked_kernel_may_be_called_after_the_tensor_of_its_node():
+    optimized = graph(
+        "in ReorderInput x -> r0",
+        "b_nchwc Conv r0 v1 -> r1",
+        "c_nchwc Conv r1 v2 r0 -> r2",
+        "y_nchwc MaxPool r2 -> r3",
+        "out ReorderOutput r3 -> y",
+        constants="v1 v2",
+    )
+    assert found(RESIDUAL, optimized) == [
+        (), ("conv1", "relu1"), ("conv2", "add", "relu2"), ("pool",), ()
+    ]  # fmt: skip
+
+
 def test_an_activation_that_runs_by_itself_is_not_swallowed():
     original = graph("conv Conv x w -> a", "relu Relu a -> b", "last Conv b w -> y", constants="w")
     optimized = graph(
