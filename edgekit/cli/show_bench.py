@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from edgekit.bench import BenchResult, Comparison, Figure, SubjectResult
     from edgekit.pipeline.benchmark import Outcome
 
-_SLOWEST = 12
+_MOST_LAYERS = 25  # rows of a table; the slowest come first
 _SERIES = 12
 _STYLES = {"faster": "green", "slower": "bold red", "inconclusive": "yellow"}
 _MICRO = 0.1  # milliseconds under which a latency is written in microseconds
@@ -270,7 +270,7 @@ def _layers(name: str, rows: Sequence[Mapping[str, Any]]) -> Table:
     limits = any("reached" in row for row in rows)
     for column in ("ms", "share", *(("M MACs", "of the limit") if limits else ())):
         grid.add_column(column, justify="right")
-    for row in rows:
+    for row in rows[:_MOST_LAYERS]:
         cells: list[RenderableType] = [
             Text(str(row["layer"])),
             Text(str(row["op"])),
@@ -283,6 +283,9 @@ def _layers(name: str, rows: Sequence[Mapping[str, Any]]) -> Table:
             cells.append(f"{row['macs'] / 1e6:,.3g}" if row["macs"] else "–")
             cells.append("–" if reached is None else f"{reached:.1%}{bound}")
         grid.add_row(*cells)
+    if rest := rows[_MOST_LAYERS:]:
+        ms, share = (sum(row[key] for row in rest) for key in ("ms", "share"))
+        grid.add_row(f"{len(rest)} more (--json has them)", "", f"{ms:.4f}", f"{share:.1%}")
     return grid
 
 

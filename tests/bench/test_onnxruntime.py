@@ -77,6 +77,16 @@ def test_the_first_model_does_not_answer_for_the_library(mlp):
     assert first - second < 4 << 20
 
 
+def test_open_dimensions_called_question_mark_are_not_one_dimension(tmp_path):
+    values = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["?", "?"]) for n in "xy"]
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", values[:1], values[1:])
+    opsets = [helper.make_opsetid("", 20)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), tmp_path / "open.onnx")
+    with OnnxRuntime(tmp_path / "open.onnx", {}) as runtime:
+        assert runtime.inputs[0].shape == ("", "")
+        assert runtime.infer({"x": np.ones((2, 3), np.float32)})["y"].shape == (2, 3)
+
+
 def test_no_such_file(tmp_path):
     with pytest.raises(UsageError, match=r"none\.onnx does not exist"):
         OnnxRuntime(tmp_path / "none.onnx", {}).__enter__()

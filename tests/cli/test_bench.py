@@ -284,3 +284,16 @@ def test_the_parent_in_torch_stands_beside_its_onnx_file(edgekit: Command, tmp_p
     assert parent["options"]["threads"] == onnx["options"]["threads"] == 1
     assert not parent["options"]["compiled"]
     assert found["comparisons"]["m.onnx"]["rounds"] > 1
+
+
+def test_a_long_table_of_layers_says_what_it_leaves_out(capsys, monkeypatch):
+    from edgekit.cli import common, show_bench
+
+    monkeypatch.setenv("COLUMNS", "120")
+    rows = [{"layer": f"l{i}", "op": "Conv", "ms": 0.5, "share": 0.025} for i in range(40)]
+    common.out_console().print(show_bench._layers("net", rows))
+    said = capsys.readouterr().out
+    assert "l24" in said
+    assert "l25" not in said
+    assert "15 more (--json has them)" in said
+    assert "7.5000   37.5%" in said

@@ -17,7 +17,7 @@ EXTERNAL = "session.optimized_model_external_initializers_file_name"
 FIX = "Install onnxruntime (or onnxruntime-gpu)."
 # y = Identity(x), float32 of one element, opset 13.
 SMALLEST_MODEL = (
-    b"\x08\x08:7\n\x10\n\x01x\x12\x01y\"\x08Identity\x12\x01gZ\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04\n"
+    b'\x08\x08:7\n\x10\n\x01x\x12\x01y"\x08Identity\x12\x01gZ\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04\n'
     b"\x02\x08\x01b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\r"
 )
 
@@ -265,5 +265,11 @@ def _spec(node: Any, model: Path) -> IoSpec:
             f"{node.name!r} of {model.name} is a {node.type}, not a tensor of numbers.",
             "Only tensors of numbers and booleans can be measured.",
         )
-    shape = tuple(dim if isinstance(dim, (int, str)) else "" for dim in node.shape)
-    return IoSpec(node.name, DTYPES[node.type], shape)
+    return IoSpec(node.name, DTYPES[node.type], tuple(map(_dimension, node.shape)))
+
+
+def _dimension(dim: object) -> int | str:
+    """Size or name; "" where it is open and has none (some exporters write -1, or the name `?`)."""
+    if isinstance(dim, int):
+        return dim if dim >= 0 else ""
+    return dim if isinstance(dim, str) and dim != "?" else ""
