@@ -9,6 +9,7 @@ from edgekit import __version__
 from edgekit.cli import (
     artifact_commands,
     bench_command,
+    cast_command,
     compare_command,
     device_command,
     doctor_command,
@@ -34,6 +35,7 @@ app.command("prune")(prune_command.prune)
 app.command("finetune")(pass_commands.finetune)
 app.command("distill")(pass_commands.distill)
 app.command("quantize")(pass_commands.quantize)
+app.command("cast")(cast_command.cast)
 app.command("export")(pass_commands.export)
 app.command("preflight")(preflight_command.preflight)
 app.command("build")(pass_commands.build)

@@ -7,6 +7,7 @@ once, for both.
 import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import util
 from pathlib import Path
 from typing import Any, Literal
@@ -125,9 +126,8 @@ def _refusals(parser: Any) -> tuple[Refusal, ...]:
     )
 
 
-def logger(trt: Any) -> Any:
-    """A logger that keeps warnings and errors and prints nothing."""
-
+@cache
+def _logger(trt: Any) -> Any:
     class Log(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
@@ -142,6 +142,18 @@ def logger(trt: Any) -> Any:
                 self.warnings.append(message)
 
     return Log()
+
+
+def logger(trt: Any) -> Any:
+    """A logger that keeps warnings and errors and prints nothing, emptied.
+
+    There is one for each library: TensorRT speaks to the first that it was given, whatever it is
+    given later, and warns of that.
+    """
+    log = _logger(trt)
+    log.warnings.clear()
+    log.errors.clear()
+    return log
 
 
 def names_of(refusals: Sequence[Refusal]) -> str:

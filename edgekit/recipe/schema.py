@@ -21,6 +21,7 @@ from edgekit.metrics import Task
 from edgekit.passes.base import Pass
 from edgekit.passes.build_tensorrt import BuildTensorrt
 from edgekit.passes.capture import ModelConfig
+from edgekit.passes.cast_half import CastHalf
 from edgekit.passes.distill import Distill
 from edgekit.passes.export_onnx import ExportOnnx
 from edgekit.passes.fine_tune import FineTune
@@ -35,7 +36,7 @@ _NEED_DATA = frozenset({"accuracy_drop", "agreement"})
 
 # A new pass is one line here.
 AnyPass = Annotated[
-    Prune | FineTune | Distill | ExportOnnx | Quantize | BuildTensorrt,
+    Prune | FineTune | Distill | ExportOnnx | Quantize | CastHalf | BuildTensorrt,
     Field(discriminator="kind"),
 ]
 
