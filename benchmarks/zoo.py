@@ -1,13 +1,15 @@
 """Prune whole packages of networks, and prove every one: torchvision, and timm's families.
 
     python benchmarks/zoo.py --work build/zoo [--shard 1/2] [--only 'timm/*'] [--giants]
+    python benchmarks/zoo.py --work build/zoo --seed benchmarks/results/zoo.json
     python benchmarks/zoo.py --work build/zoo --table
 
 Each network goes through capture, pruning at sparsity 0.5 (whose zero-mask oracle is part of it),
 saving and loading, ONNX export and ONNX Runtime, whose outputs must be those of the pruned graph.
 Each runs in a process of its own, so that a crash costs one network, and leaves one record in the
-work folder; what has a record there is not run again. `--table` writes the records to
-`results/zoo.json` and `zoo.md`.
+work folder; what has a record there is not run again. A record names the commit and the processor
+that made it. `--seed` takes over the records of an earlier run for what has none, as they are.
+`--table` writes the records to `results/zoo.json` and `zoo.md`.
 """
 
 import argparse
@@ -16,6 +18,7 @@ import json
 import multiprocessing
 import os
 import resource
+import subprocess
 import sys
 import time
 import traceback
@@ -27,6 +30,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 SPARSITY = 0.5
+COMMIT = ""  # of the code that runs; read once, before anything runs
 ATOL, RTOL = 1e-4, 1e-3  # of ONNX Runtime against the pruned graph, scaled by edgekit.lower.check
 
 
@@ -96,7 +100,7 @@ def run_one(key: str, work: Path) -> dict[str, Any]:
         record["traceback"] = traceback.format_exc()[-4000:]
     record["seconds"] = clock.seconds
     record["peak_memory_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    record["torch"] = torch.__version__
+    record |= {"torch": torch.__version__, "commit": COMMIT, "processor": processor()}
     return record
 
 
@@ -221,6 +225,7 @@ def run_apart(key: str, options: argparse.Namespace, path: Path) -> dict[str, An
     said = log.read_text(errors="replace")[-1000:] if log.exists() else ""
     record = {
         "key": key,
+        "commit": COMMIT,
         "status": "stopped" if reason else "crashed",
         "error": reason or f"exit {child.exitcode}: {said}",
     }
@@ -239,6 +244,37 @@ def _resident(pid: int) -> int:
 def record_path(work: Path, key: str) -> Path:
     """Where a network's record lies."""
     return work / f"{key.replace('/', '-')}.json"
+
+
+def said_by_git(*words: str) -> str:
+    """What git says about this repository, or nothing where there is none."""
+    done = subprocess.run(
+        ["git", *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.stdout.strip()
+
+
+def processor() -> str:
+    """The processor's name, as Linux says it."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((x.partition(":")[2].strip() for x in lines if x.startswith("model name")), "")
+
+
+def seed(work: Path, results: Path) -> int:
+    """Take over the records of an earlier run for networks that have none; how many."""
+    last = said_by_git("log", "-1", "--format=%h", "--", str(results.resolve()))
+    taken = 0
+    for record in json.loads(results.read_text())["networks"]:
+        path = record_path(work, record["key"])
+        if not path.exists():
+            record.setdefault("commit", f"{last} or before" if last else "")
+            path.write_text(json.dumps(record, indent=1) + "\n")
+            taken += 1
+    return taken
 
 
 def _line(record: dict[str, Any]) -> str:
@@ -262,15 +298,21 @@ def main() -> None:
     parser.add_argument("--failed", action="store_true", help="run again what is not ok")
     parser.add_argument("--time-limit", type=float, default=1200, help="seconds for a network")
     parser.add_argument("--memory-limit", type=float, default=10, help="GB for a network")
+    parser.add_argument("--seed", type=Path, help="take over the records of this results file")
     parser.add_argument("--table", action="store_true", help="write the committed table")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     os.environ["OMP_NUM_THREADS"] = "1"
+    if options.seed:
+        print(f"{seed(options.work, options.seed)} records taken over.")
+        return
     if options.table:
         from zoo_table import write_table
 
         write_table(options.work)
         return
+    global COMMIT
+    COMMIT = said_by_git("describe", "--always", "--dirty", "--exclude=*")
     keys = [key for key in chosen(options) if _due(record_path(options.work, key), options)]
     if keys:
         warm_up(options.work)

@@ -26,8 +26,9 @@ and ONNX Runtime. It writes this page; the records are in [results/zoo.json](res
 - *ONNX*: the largest difference between ONNX Runtime and the pruned network, relative to the
   largest output; each element is held to 1e-4 of the largest output plus 1e-3 of itself.
 - *batch*: whether the pruned program takes any batch size.
-- *seconds*: of the processor, one thread, AMD EPYC (Zen 4): analysis; shrinking, with capturing the
-  smaller graph again; proof; everything.
+- *seconds*: of the processor, one thread: analysis; shrinking, with capturing the smaller graph
+  again; proof; everything.
+- *commit*: of edgekit, which made the row; the processor is in the records.
 """
 
 
@@ -176,6 +177,7 @@ COLUMNS: dict[str, Callable[[Record], str]] = {
     "proof": lambda r: f"{r['oracle_error']:.0e} {r['oracle_dtype']}",
     "ONNX": lambda r: f"{r['onnx_max_rel_error']:.0e}",
     "seconds": lambda r: _seconds(r["seconds"]) if "seconds" in r else "",
+    "commit": lambda r: r.get("commit", ""),
 }
 
 
