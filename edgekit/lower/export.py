@@ -147,12 +147,15 @@ def finish(model: "ir.Model") -> "onnx.ModelProto":
 def _translate(program: "Program", opset: int) -> "ir.Model":
     import torch
 
+    from edgekit.graph.attention import in_four_dimensions
+
+    exported = in_four_dimensions(program.exported)
     # Without gradients: with them torch takes attention apart in another way than it planned with,
     # and a view of its result fails.
     with quiet(), torch.no_grad():
         try:
             made = torch.onnx.export(
-                program.exported, dynamo=True, opset_version=opset, verbose=False, optimize=True
+                exported, dynamo=True, opset_version=opset, verbose=False, optimize=True
             )
         except Exception as e:
             raise _translation_error(e) from e
