@@ -193,7 +193,7 @@ def warm_up(work: Path) -> None:
 
 
 def _child(key: str, work: Path, log: Path) -> None:
-    os.setsid()
+    os.setpgrp()  # not a session of its own: the precedence of this one holds for it too
     with log.open("wb", buffering=0) as out:
         os.dup2(out.fileno(), 1)
         os.dup2(out.fileno(), 2)
