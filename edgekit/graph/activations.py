@@ -9,7 +9,7 @@ can stay below.
 import math
 import operator
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,6 +22,7 @@ from edgekit.graph.views import source_of
 if TYPE_CHECKING:
     import onnx
 
+_ONNX_VIEWS = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout"})
 Step = tuple[Mapping[str, int], Iterable[str]]  # bytes of what is made, names of what is read
 
 
@@ -104,6 +105,51 @@ def _name(node: Node) -> str:
     if isinstance(node.target, torch._ops.OpOverload):
         return node.target._schema.name.replace("::", ".")
     return getattr(node.target, "__name__", str(node.target))
+
+
+def onnx_activation_bytes(model: "onnx.ModelProto") -> int | None:
+    """As `activation_bytes`, of an ONNX model; None where a tensor's size cannot be inferred.
+
+    What follows from constants alone is a constant, and a quantized tensor takes what its own type
+    does. The first axis of the inputs counts as 1, other dynamic dimensions as one unit.
+    """
+    from edgekit.graph.onnx_cost import fix_inputs
+    from edgekit.graph.onnx_work import sizes_of, with_shapes
+
+    held = {t.name for t in model.graph.initializer}
+    inputs = [v for v in fix_inputs(model, {}).graph.input if v.name not in held]
+    shapes = {v.name: tuple(d.dim_value for d in v.type.tensor_type.shape.dim) for v in inputs}
+    fixed = with_shapes(model, shapes)
+    sizes = sizes_of(fixed)
+    owner = {v.name: v.name for v in inputs}  # by tensor, the one whose memory it is
+    steps: list[Step] = []
+    for node in fixed.graph.node:
+        names = {n for n in (*node.input, *_read_inside(node)) if n in owner}
+        if not names:
+            continue
+        reads, made = {owner[n] for n in names}, {}
+        for name in filter(None, node.output):
+            is_view = node.op_type in _ONNX_VIEWS and node.input[0] in owner
+            owner[name] = owner[node.input[0]] if is_view else name
+            if not is_view:
+                if name not in sizes:
+                    return None
+                made[name] = sizes[name]
+        steps.append((made, reads | {owner[n] for n in node.output if n}))
+    kept = {owner[v.name] for v in fixed.graph.output if v.name in owner}
+    if any(name not in sizes for name in shapes):
+        return None
+    return peak_bytes({name: sizes[name] for name in shapes}, steps, kept)
+
+
+def _read_inside(node: "onnx.NodeProto") -> Iterator[str]:
+    """What a node's sub-graphs read: names of the outer graph may be among them."""
+    for attribute in node.attribute:
+        for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+            for inner in graph.node:
+                yield from inner.input
+                yield from _read_inside(inner)
+            yield from (value.name for value in graph.output)
 
 
 def onnx_operators(model: "onnx.ModelProto") -> dict[str, int]:

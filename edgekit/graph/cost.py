@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._ops import HigherOrderOperator
 from torch.fx import Node
 
 from edgekit.graph.equation import letters
@@ -36,6 +37,8 @@ def cost(program: Program) -> Cost:
     layers: dict[str, list[int]] = {}
     uncounted: list[str] = []
     for node in program.exported.graph.nodes:
+        if isinstance(node.target, HigherOrderOperator):
+            uncounted.append(module_path(node) or node.name)  # how often it runs is not known
         rule = _RULES.get(node.target) if node.op == "call_function" else None
         if rule is None:
             continue

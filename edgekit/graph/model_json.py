@@ -26,6 +26,8 @@ _SYMBOLIC = frozenset({
     "torch.sym_min", "torch.sym_not", "torch.sym_ite", "torch.sym_sum", "torch._sym_sqrt",
     "torch.ops.higher_order.wrap_with_set_grad_enabled",
     "torch.ops.higher_order.wrap_with_autocast", "torch.ops.higher_order.cond",
+    "torch.ops.higher_order.while_loop", "torch.ops.higher_order.scan",
+    "torch.ops.higher_order.map_impl",
 })  # fmt: skip
 _TARGET = re.compile(r"torch\.ops\.(?P<space>[a-z_]\w*)\.(?P<op>\w+)\.(?P<overload>\w+)")
 _NAME = re.compile(r"[A-Za-z_]\w{0,499}", re.ASCII)

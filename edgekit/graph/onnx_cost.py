@@ -138,7 +138,7 @@ class _Shapes:
             carried = self.source.get(carried, carried)
             if node.op_type in _CARRIERS and carried in self.weights:
                 self.source[node.output[0]] = carried
-        fixed = _fix_inputs(model, dims)
+        fixed = fix_inputs(model, dims)
         self.known = {**_inferred(fixed), **self.weights}
         needed = {
             name
@@ -156,7 +156,7 @@ class _Shapes:
         return self.known[name]
 
 
-def _fix_inputs(model: "onnx.ModelProto", dims: Mapping[str, int]) -> "onnx.ModelProto":
+def fix_inputs(model: "onnx.ModelProto", dims: Mapping[str, int]) -> "onnx.ModelProto":
     """A copy whose inputs have fixed shapes, and whose other shapes are forgotten."""
     import onnx
 

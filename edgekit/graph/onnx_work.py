@@ -26,11 +26,11 @@ class OnnxWork:
     """
 
     def __init__(self, model: "onnx.ModelProto", shapes: Mapping[str, Shape]) -> None:
-        fixed = _fixed(model, shapes)
+        fixed = with_shapes(model, shapes)
         self._nodes = list(fixed.graph.node)
         self._precisions = precisions(fixed)
         self._cost = onnx_cost(fixed)
-        self._sizes = _sizes(fixed)
+        self._sizes = sizes_of(fixed)
         self._producer = {t: i for i, node in enumerate(self._nodes) for t in node.output if t}
         self._readers: dict[str, list[int]] = {}
         for place, node in enumerate(self._nodes):
@@ -153,7 +153,7 @@ class OnnxWork:
         return False
 
 
-def _fixed(model: "onnx.ModelProto", shapes: Mapping[str, Shape]) -> "onnx.ModelProto":
+def with_shapes(model: "onnx.ModelProto", shapes: Mapping[str, Shape]) -> "onnx.ModelProto":
     """A copy for inputs of these shapes, with every shape that follows from them."""
     import onnx
 
@@ -179,7 +179,7 @@ def _fixed(model: "onnx.ModelProto", shapes: Mapping[str, Shape]) -> "onnx.Model
     return copy
 
 
-def _sizes(model: "onnx.ModelProto") -> dict[str, int]:
+def sizes_of(model: "onnx.ModelProto") -> dict[str, int]:
     """Bytes of every tensor whose shape is known."""
     graph = model.graph
     found = {t.name: size_bytes(t.dims, t.data_type) for t in graph.initializer}

@@ -205,9 +205,10 @@ def inspect(model: Path, *, imports: Sequence[str] = ()) -> dict[str, Any]:
         `format`, `inputs`, `outputs`, `size_bytes`, `macs` and `parameters` for one sample (None
         for an engine), `layers` as name to MACs and parameters, `uncounted` layers,
         `operators` as name to number of calls, `content_hash`, and `made_by` with `notes` and
-        `warnings` where edgekit made it. Of a `.pt2` also `activation_bytes` (the most that is
-        alive at once, for one sample), `groups` (coupled layers and their width) and `frozen`
-        (operator to what it keeps from being pruned).
+        `warnings` where edgekit made it; `activation_bytes` (the most that is alive at once, for
+        one sample) unless the sizes of an ONNX model's tensors cannot be inferred. Of a `.pt2`
+        also `groups` (coupled layers and their width) and `frozen` (operator to what it keeps from
+        being pruned).
     """
     import_modules(imports, Path.cwd())
     artifact = open_artifact(model, imports)
@@ -235,10 +236,13 @@ def inspect(model: Path, *, imports: Sequence[str] = ()) -> dict[str, Any]:
 def _structure(artifact: Artifact, imports: Sequence[str]) -> dict[str, Any]:
     """Operators and, of a graph that can be pruned, memory and coupling."""
     if artifact.format == "onnx":
-        from edgekit.graph.activations import onnx_operators
+        from edgekit.graph.activations import onnx_activation_bytes, onnx_operators
         from edgekit.graph.onnx_model import read_onnx
 
-        return {"operators": onnx_operators(read_onnx(artifact.path))}
+        model = read_onnx(artifact.path)
+        memory = onnx_activation_bytes(model)
+        known = {} if memory is None else {"activation_bytes": memory}
+        return {"operators": onnx_operators(model), **known}
     if artifact.format != "pt2":
         return {}
     from dataclasses import asdict

@@ -1,13 +1,15 @@
 """Which indices of which tensors must be removed together: the rules, run over a whole graph."""
 
 import operator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch._ops import OpOverload
+from torch._ops import HigherOrderOperator, OpOverload
 from torch.fx import GraphModule, Node
+from torch.fx.node import map_arg
 
 from edgekit.prune import (
     rules_index,
@@ -16,6 +18,7 @@ from edgekit.prune import (
     rules_recurrent,
     rules_shape,
     rules_spatial,
+    subgraphs,
 )
 from edgekit.prune.atoms import INPUT, OUTPUT, SINGLE, SYMBOLIC, Atoms, Dim, Dims, Fixed, Solution
 from edgekit.prune.registry import RULES, Choices, Decline, Entry, Op, Policy, Value
@@ -41,7 +44,8 @@ class Coupling:
         values: dimensions of every node's output.
         tensors: dimensions of each parameter, buffer and constant, by the first of its names.
         aliases: every name of each of them.
-        ops: operator calls that have a rewrite.
+        ops: operator calls of the outermost graph that a rule spoke for.
+        inner_ops: likewise, of sub-graphs.
         solution: the groups of united atoms.
     """
 
@@ -50,6 +54,7 @@ class Coupling:
     tensors: dict[str, Dims]
     aliases: dict[str, tuple[str, ...]]
     ops: list[tuple[Op, Entry]]
+    inner_ops: list[tuple[Op, Entry]]
     solution: Solution
 
     def all_dims(self) -> list[Dim]:
@@ -105,6 +110,9 @@ class _Walk:
         self.tensors: dict[int, tuple[str, Dims]] = {}
         self.aliases: dict[str, list[str]] = {}
         self.ops: list[tuple[Op, Entry]] = []
+        self.inner_ops: list[tuple[Op, Entry]] = []
+        self.into, self.scope = self.ops, ""
+        self.inner: dict[GraphModule, tuple[list[Value], list[Value]]] = {}
 
     def run(self) -> Coupling:
         self._register()
@@ -116,6 +124,7 @@ class _Walk:
             tensors=dict(self.tensors.values()),
             aliases={name: tuple(names) for name, names in self.aliases.items()},
             ops=self.ops,
+            inner_ops=self.inner_ops,
             solution=self.atoms.solve(),
         )
 
@@ -153,13 +162,15 @@ class _Walk:
         if node.op == "placeholder":
             return self._fixed(node, INPUT)
         if node.op == "get_attr":
-            tensor = attribute(self.module, str(node.target))
+            tensor = attribute(_owner(node), str(node.target))
             return self.tensors[id(tensor)][1] if id(tensor) in self.tensors else None
         if node.op == "output":
             self._freeze_inputs(node, OUTPUT)
             return None
         if node.target is operator.getitem:
             return self._item(node)
+        if isinstance(node.target, HigherOrderOperator):
+            return self._higher(node)
         return self._call(node)
 
     def _item(self, node: Node) -> Value:
@@ -169,12 +180,57 @@ class _Walk:
             return value[index]
         return self._unknown(node, "getitem")
 
+    def _higher(self, node: Node) -> Value:
+        """An operator with sub-graphs; one without a rule freezes its operands."""
+        cause = _cause(node)
+
+        def given(source: Node) -> Any:
+            return self.values.get(source) if _subgraph(source) is None else source
+
+        args: Any = map_arg(node.args, given)
+        ties = subgraphs.Ties(self.atoms, cause)
+        try:
+            made = subgraphs.couple(
+                cause, args, lambda which, operands: self._inside(which, operands, ties), ties
+            )
+        except (Decline, ValueError, TypeError):
+            return self._unknown(node, cause)
+        return [value if isinstance(value, tuple) else () for value in made]
+
+    def _inside(
+        self, which: Node, operands: Sequence[Value], ties: subgraphs.Ties
+    ) -> Sequence[Value]:
+        """Walk a sub-graph; the calls of one that is called again are coupled."""
+        body = _subgraph(which)
+        if body is None:
+            raise Decline
+        if body in self.inner:
+            read, made = self.inner[body]
+            ties.couple(read, operands)
+            return made
+        outer, self.into, self.scope = (self.into, self.scope), self.inner_ops, str(which.target)
+        given = iter(operands)
+        made = []
+        for node in body.graph.nodes:
+            if node.op == "output":
+                found = node.args[0]
+                nodes = found if isinstance(found, tuple | list) else [found]
+                made = [self.values.get(n) if isinstance(n, Node) else None for n in nodes]
+            else:
+                value = next(given) if node.op == "placeholder" else self._value(node)
+                self.values[node] = self._single(node, value)
+        self.into, self.scope = outer
+        self.inner[body] = (list(operands), made)
+        return made
+
     def _call(self, node: Node) -> Value:
         cause = _cause(node)
         entry = _entry(node)
         if entry is None:
             return self._unknown(node, cause)
-        op = Op(node, cause, bind(node), self.values, self.atoms, self.choices, self.policy)
+        op = Op(
+            node, cause, bind(node), self.values, self.atoms, self.choices, self.policy, self.scope
+        )
         try:
             value = entry.rule(op)
         except (Decline, ValueError, IndexError, KeyError, TypeError):
@@ -183,7 +239,7 @@ class _Walk:
             return self._unknown(node, cause)
         if not _fits(value, node.meta.get("val")):
             return self._unknown(node, cause)
-        self.ops.append((op, entry))
+        self.into.append((op, entry))
         return value
 
     def _unknown(self, node: Node, cause: str) -> Value:
@@ -221,6 +277,17 @@ class _Walk:
 
 def _fixed_dims(tensor: Tensor, cause: str) -> Dims:
     return tuple(Fixed(cause if isinstance(s, int) else SYMBOLIC) for s in tensor.shape)
+
+
+def _owner(node: Node) -> GraphModule:
+    owner: Any = node.graph.owning_module
+    return owner  # type: ignore[no-any-return]
+
+
+def _subgraph(node: Node) -> GraphModule | None:
+    """The sub-graph that a node names."""
+    found = attribute(_owner(node), str(node.target)) if node.op == "get_attr" else None
+    return found if isinstance(found, GraphModule) else None
 
 
 def _cause(node: Node) -> str:

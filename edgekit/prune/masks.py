@@ -15,29 +15,31 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._ops import HigherOrderOperator
 from torch.fx import GraphModule, Interpreter, Node
 from torch.fx.node import map_aggregate, map_arg
 
+from edgekit.prune import subgraphs
 from edgekit.prune.coupling import Coupling
 from edgekit.prune.shrink import Keep
 from edgekit.prune.statistics import over_kept
+
+Removed = dict[str, list[tuple[int, Tensor]]]  # node to axes and positions on them
 
 
 class MaskedInterpreter(Interpreter):
     """Runs the analysed graph with removed indices set to zero in every tensor.
 
     Args:
-        coupling: of the module that runs.
-        keep: which indices stay.
+        module: the graph, or one of its sub-graphs.
+        removed: see `removed_of`.
+        path: of the sub-graph in the outermost module, empty for that itself.
     """
 
-    def __init__(self, module: GraphModule, coupling: Coupling, keep: Keep) -> None:
+    def __init__(self, module: GraphModule, removed: dict[str, Removed], path: str = "") -> None:
         super().__init__(module)
-        self.removed: dict[str, list[tuple[int, Tensor]]] = {}
-        for node, value in coupling.values.items():
-            dims = value if isinstance(value, tuple) else ()
-            cuts = [(axis, keep.removed(dim)) for axis, dim in enumerate(dims)]
-            self.removed[node.name] = [(axis, cut) for axis, cut in cuts if cut is not None]
+        self.everywhere, self.path = removed, path
+        self.removed = removed.get(path, {})
 
     def run_node(self, n: Node) -> Any:
         """Run one node, then clear what was removed."""
@@ -62,11 +64,41 @@ class MaskedInterpreter(Interpreter):
                 result = result.index_fill(axis, index.to(result.device), 0)
         return result
 
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """Run sub-graphs like the graph itself: inside they clear what was removed too."""
+        if isinstance(target, HigherOrderOperator):
+            found = subgraphs.run(target.__name__, args, self._inside)
+            if found is not None:
+                return found
+        return super().call_function(target, args, kwargs)
+
+    def _inside(self, body: GraphModule, operands: Sequence[Any]) -> Any:
+        name = next(name for name, child in self.module.named_modules() if child is body)
+        path = f"{self.path}.{name}" if self.path else name
+        return MaskedInterpreter(body, self.everywhere, path).run(*operands)
+
     def _over_kept(self, n: Node) -> Any:
         if n.op != "call_function":
             return None
         args, kwargs = self.fetch_args_kwargs_from_env(n)
         return over_kept(n, self.removed, args, kwargs)
+
+
+def removed_of(coupling: Coupling, keep: Keep) -> dict[str, Removed]:
+    """What goes of each tensor: sub-graph (empty for the outermost graph) to nodes."""
+    paths = {
+        child.graph: name
+        for name, child in coupling.module.named_modules()
+        if isinstance(child, GraphModule)
+    }
+    found: dict[str, Removed] = {}
+    for node, value in coupling.values.items():
+        dims = value if isinstance(value, tuple) else ()
+        cuts = [(axis, keep.removed(dim)) for axis, dim in enumerate(dims)]
+        found.setdefault(paths[node.graph], {})[node.name] = [
+            (axis, cut) for axis, cut in cuts if cut is not None
+        ]
+    return found
 
 
 def masked_outputs(
@@ -81,7 +113,7 @@ def masked_outputs(
         inputs: in the module's order.
     """
     with torch.no_grad():
-        outputs = MaskedInterpreter(module, coupling, keep).run(*inputs)
+        outputs = MaskedInterpreter(module, removed_of(coupling, keep)).run(*inputs)
     return tuple(outputs)
 
 
@@ -120,10 +152,11 @@ def in_double(module: GraphModule) -> GraphModule:
         for name, value in list(vars(child).items()):
             if isinstance(value, Tensor) and value.is_floating_point():
                 setattr(child, name, value.double())
-    for node in twin.graph.nodes:
-        node.args = map_aggregate(node.args, _doubled_dtype)
-        node.kwargs = map_aggregate(node.kwargs, _doubled_dtype)
-    twin.recompile()
+        if isinstance(child, GraphModule):
+            for node in child.graph.nodes:
+                node.args = map_aggregate(node.args, _doubled_dtype)
+                node.kwargs = map_aggregate(node.kwargs, _doubled_dtype)
+            child.recompile()
     return twin.double()
 
 

@@ -71,6 +71,7 @@ class Op:
         atoms: where atoms are made, united and frozen.
         choices: see `Choices`.
         policy: see `Policy`.
+        scope: the sub-graph that the node is in, empty for the outermost graph.
     """
 
     node: Node
@@ -80,6 +81,7 @@ class Op:
     atoms: Atoms
     choices: Choices
     policy: Policy = Policy()
+    scope: str = ""
 
     def dims(self, argument: str | Node) -> Dims:
         """Dimensions of a tensor argument."""
@@ -135,11 +137,11 @@ class Op:
 
     def choose(self, key: str, candidates: int) -> int:
         """Which of several ways to take; `probe` then says what that leaves to remove."""
-        return self.choices.taken.get(f"{self.node.name}/{key}", 0) % candidates
+        return self.choices.taken.get(f"{self.scope}/{self.node.name}/{key}", 0) % candidates
 
     def probe(self, key: str, candidates: int, free: Ids) -> None:
         """Say which atoms a choice wants to keep removable, so that a dead end is seen."""
-        self.choices.probes[f"{self.node.name}/{key}"] = (candidates, free)
+        self.choices.probes[f"{self.scope}/{self.node.name}/{key}"] = (candidates, free)
 
     def broadcast(self, operands: Sequence[tuple[Dims, Sequence[Size]]]) -> Dims:
         """Couple operands by NumPy's broadcasting.

@@ -135,6 +135,29 @@ def along(op: Op) -> Value:
     return [out for _ in found] if isinstance(found, tuple | list) else out
 
 
+def _set_roll(op: Op, kept: Kept) -> None:
+    shifts, x = list(op.arguments["shifts"]), list(op.dims("self"))
+    for number, (axis, shift) in enumerate(zip(op.arguments["dims"], shifts, strict=True)):
+        dim = x[axis]
+        if not isinstance(dim, Fixed):
+            # As many indices come round as stay of those that came round.
+            shifts[number] = int(kept.mask(dim[dim.size - shift % dim.size :]).sum())
+            x[axis] = np.roll(dim, shift)
+    op.set("shifts", shifts)
+
+
+@rule("roll", rewrite=_set_roll)
+def roll(op: Op) -> Value:
+    """Indices move round: each stays what it is."""
+    x, shifts = list(op.dims("self")), op.arguments["shifts"]
+    if not op.arguments["dims"] or not all(isinstance(s, int) for s in shifts):
+        raise Decline
+    for axis, shift in zip(op.arguments["dims"], shifts, strict=True):
+        dim = x[axis]
+        x[axis] = dim if isinstance(dim, Fixed) else np.roll(dim, shift)
+    return tuple(x)
+
+
 @rule("triu", "tril")
 def triangle(op: Op) -> Value:
     """Which entries of the last two dimensions are cleared depends on their numbers."""

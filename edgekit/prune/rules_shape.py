@@ -314,25 +314,30 @@ def select(op: Op) -> Value:
     return (*x[:axis], *x[axis + 1 :])
 
 
-@rule("unbind")
+def _set_unbind(op: Op, kept: Kept) -> None:
+    dim = op.dims("self")[op.axis("dim", len(op.dims("self")))]
+    if isinstance(dim, Fixed):
+        return
+    mask = kept.mask(dim)
+    for item in list(op.node.users):
+        index: Any = item.args[1]
+        if mask[index]:
+            item.update_arg(1, int(mask[:index].sum()))
+        else:
+            item.graph.erase_node(item)
+
+
+@rule("unbind", rewrite=_set_unbind)
 def unbind(op: Op) -> Value:
-    """One tensor for each index: their number is part of the graph."""
+    """One tensor for each index: those that something reads stay."""
     x = op.dims("self")
     axis = op.axis("dim", len(x))
-    op.freeze(x[axis])
-    return [(*x[:axis], *x[axis + 1 :]) for _ in op.node.meta["val"]]
-
-
-@rule("roll")
-def roll(op: Op) -> Value:
-    """Indices move round: by how many depends on how many there are."""
-    x = list(op.dims("self"))
-    if not op.arguments["dims"]:
-        raise Decline
-    for axis in op.arguments["dims"]:
-        op.freeze(x[axis])
-        x[axis] = Fixed(op.cause)
-    return tuple(x)
+    dim, rest = x[axis], (*x[:axis], *x[axis + 1 :])
+    read: list[Any] = [item.args[1] for item in op.node.users if item.users]
+    if not isinstance(dim, Fixed):
+        op.freeze(dim[read])
+    nobody = tuple(Fixed(op.cause) for _ in rest)
+    return [rest if i in read else nobody for i in range(len(op.node.meta["val"]))]
 
 
 def _set_pad(op: Op, kept: Kept) -> None:

@@ -48,7 +48,7 @@ def shrink(coupling: Coupling, keep: Keep) -> GraphModule:
     Returns:
         the same module, smaller; its metadata still says the old shapes.
     """
-    for op, entry in coupling.ops:
+    for op, entry in (*coupling.ops, *coupling.inner_ops):
         if entry.rewrite is not None and _changes(op, keep):
             entry.rewrite(op, keep)
     for name, dims in coupling.tensors.items():
@@ -56,8 +56,10 @@ def shrink(coupling: Coupling, keep: Keep) -> GraphModule:
         if smaller is not None:
             for alias in coupling.aliases[name]:
                 _replace(coupling.module, alias, smaller)
-    coupling.module.graph.lint()
-    coupling.module.recompile()
+    for part in coupling.module.modules():
+        if isinstance(part, GraphModule):
+            part.graph.lint()
+            part.recompile()
     return coupling.module
 
 

@@ -262,8 +262,10 @@ add("slice", on(aten.slice.Tensor, 3, 9, args=(1, 2, 7)), on(aten.slice.Tensor, 
 add("narrow", on(aten.narrow.default, 3, 9, args=(1, 2, 5)),
     lambda m: aten.add.Tensor(aten.narrow.default(m.p(3, 9), 1, 2, 1), m.p(3, 4)))  # fmt: skip
 add("select", on(aten.select.int, 3, 9, 4, args=(1, 3)), on(aten.select.int, 3, 9, args=(1, -2)))
-add("unbind", lambda m: list(items(aten.unbind.int(m.p(4, 3, 5), 1), 3)))
-add("roll", on(aten.roll.default, 3, 7, 5, args=([2], [1])))
+add("unbind", lambda m: list(items(aten.unbind.int(m.p(4, 3, 5), 1), 3)),
+    lambda m: list(items(aten.unbind.int(m.p(4, 7, 5), 1), 6))[1::2])  # fmt: skip
+add("roll", on(aten.roll.default, 3, 7, 5, args=([2], [1])),
+    on(aten.roll.default, 3, 7, 5, args=([-3, 1], [1, 2])))  # fmt: skip
 add("pad constant_pad_nd", lambda m: aten.add.Tensor(
     getattr(aten, m.name).default(m.p(3, 5), [2, 1]), m.p(3, 8)))  # fmt: skip
 add("pad", on(aten.pad.default, 3, 4, 6, args=([2, 1], "reflect")),

@@ -1,5 +1,6 @@
 """Random networks of every rule: whatever is connected, the oracle holds."""
 
+import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -18,6 +19,7 @@ KINDS = (
     "conv", "depthwise", "grouped", "norm", "group-norm", "activation", "add", "multiply", "cat",
     "split", "slice", "narrow", "pool", "up", "shuffle", "pixel", "gate", "cumsum", "softmax",
     "pad", "view", "permute", "flip", "matmul", "repeat", "stack", "glu", "select", "flatten",
+    "roll", "unbind", "layer-norm", "linear", "attention", "recurrent",
 )  # fmt: skip
 STEP = st.tuples(st.sampled_from(KINDS), st.integers(0, 10), st.integers(0, 10), st.integers(0, 7))
 
@@ -65,6 +67,17 @@ class Random(nn.Module):
             made = wide
         elif kind == "gate":
             self._layer(number, nn.Conv2d(c, c, 1))
+        elif kind == "layer-norm":
+            self._layer(number, nn.LayerNorm(c))
+        elif kind == "linear":
+            self._layer(number, nn.Linear(c, wide))
+            made = wide
+        elif kind == "attention":
+            self._layer(number, nn.Linear(c, 3 * 2 * wide))
+            made = 2 * wide
+        elif kind == "recurrent":
+            self._layer(number, (nn.GRU if choice % 2 else nn.LSTM)(c, wide, batch_first=True))
+            made = wide
         elif kind == "cat":
             made = c + d
         elif kind in ("slice", "narrow", "glu") and c >= 4 and c % 2 == 0:
@@ -94,7 +107,11 @@ class Random(nn.Module):
         c = x.shape[1]
         if kind in ("conv", "depthwise", "grouped", "norm", "group-norm"):
             return layer(x)
+        if kind in ("layer-norm", "linear", "attention", "recurrent") and layer is not None:
+            return self._over_tokens(kind, x, layer)
         simple = {
+            "roll": lambda: torch.roll(x, (choice - 3, 2), (1, 3)),
+            "unbind": lambda: x * x.unbind(1)[choice % c].unsqueeze(1),
             "activation": lambda: ACTIVATIONS[choice % len(ACTIVATIONS)](x.clamp(-3, 3)),
             "cat": lambda: torch.cat([x, y], 1),
             "pool": lambda: F.interpolate(F.max_pool2d(x, 2), scale_factor=2.0),
@@ -134,6 +151,18 @@ class Random(nn.Module):
         parted = x.view(-1, *factors, SIZE, SIZE)
         return (parted.transpose(1, 2) if kind == "shuffle" else parted).reshape(x.shape)
 
+    def _over_tokens(self, kind, x, layer):
+        """Pixels as tokens, channels last."""
+        tokens = torch.tanh(x).flatten(2).mT
+        if kind == "recurrent":
+            made = layer(tokens[:, ::8])[0].repeat(1, 8, 1)
+        elif kind == "attention":
+            parts = layer(tokens).unflatten(-1, (3, 2, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+            made = F.scaled_dot_product_attention(*parts).transpose(1, 2).flatten(2)
+        else:
+            made = layer(tokens)
+        return made.mT.unflatten(2, (SIZE, SIZE))
+
 
 @settings(
     max_examples=12,
@@ -147,6 +176,17 @@ class Random(nn.Module):
     seed=st.integers(0, 3),
 )
 def test_any_network(steps, allocation, seed):
+    check(steps, allocation, seed)
+
+
+@pytest.mark.zoo
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    steps=st.lists(STEP, min_size=10, max_size=30),
+    allocation=st.sampled_from(["uniform", "global"]),
+    seed=st.integers(0, 1000),
+)
+def test_any_deep_network(steps, allocation, seed):
     check(steps, allocation, seed)
 
 
