@@ -9,6 +9,7 @@ EXTRA_OF = {
     "onnx_ir": "torch",
     "onnxslim": "torch",
     "safetensors": "torch",
+    "accelerate": "train",
     "tensorrt": "tensorrt",
     "tensorrt_rtx": "tensorrt-rtx",
     "openvino": "openvino",

@@ -19,7 +19,12 @@ def main() -> None:
     try:
         from edgekit.cli.commands import app
 
-        app()
+        if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
+            from edgekit.pipeline import crew
+
+            crew.main(app)
+        else:
+            app()
     except EdgekitError as e:
         if os.environ.get("EDGEKIT_TRACEBACK"):
             import traceback

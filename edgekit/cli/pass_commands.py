@@ -10,6 +10,17 @@ from edgekit.cli import common
 if TYPE_CHECKING:
     from edgekit.passes.base import Pass
 
+Epochs = Annotated[int | None, typer.Option(min=1, help="Passes over the data.")]
+BatchSize = Annotated[int | None, typer.Option(min=1, help="Samples at once, in each process.")]
+LearningRate = Annotated[float | None, typer.Option(help="Its peak.")]
+Precision = Annotated[
+    str | None, typer.Option(help="float32, bfloat16 or float16 in the forward and backward pass.")
+]
+Cache = Annotated[
+    Path | None,
+    typer.Option("--cache", help="Keep the teacher's answers here, for later commands too."),
+]
+
 
 def apply(
     step: "type[Pass]",
@@ -25,6 +36,7 @@ def apply(
     seed: int = 0,
     threads: int | None = None,
     imports: list[str] | None = None,
+    cache: Path | None = None,
 ) -> None:
     """Run one pass on one artifact, and show what came out."""
     from edgekit.cli import show
@@ -43,6 +55,7 @@ def apply(
             seed=seed,
             threads=threads,
             imports=imports or (),
+            cache=cache,
             progress=progress,
         )
     common.print_json(manifest) if json else show.manifest(manifest)
@@ -96,7 +109,11 @@ def finetune(
     out: common.Out,
     *,
     data: common.Data,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the data.")] = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    learning_rate: LearningRate = None,
+    precision: Precision = None,
+    cache: Cache = None,
     task: common.Task = "classification",
     set_: common.Set = None,
     imports: common.Imports = None,
@@ -104,12 +121,17 @@ def finetune(
     threads: common.Threads = None,
     json: common.Json = False,
 ) -> None:
-    """Train a .pt2 on its own labels."""
+    """Train a .pt2 on its own labels; goes on where it was interrupted."""
     from edgekit.passes.fine_tune import FineTune
 
     apply(
         FineTune,
-        {"epochs": epochs},
+        {
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "learning_rate": learning_rate,
+            "precision": precision,
+        },
         model,
         out,
         json=json,
@@ -119,6 +141,7 @@ def finetune(
         seed=seed,
         threads=threads,
         imports=imports,
+        cache=cache,
     )
 
 
@@ -133,7 +156,11 @@ def distill(
         ),
     ],
     data: common.Data,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the data.")] = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    learning_rate: LearningRate = None,
+    precision: Precision = None,
+    cache: Cache = None,
     loss: Annotated[
         str | None,
         typer.Option(help="kd, dist, dkd, token-kd, channel-kd, mean-squared-error or none."),
@@ -149,12 +176,15 @@ def distill(
     threads: common.Threads = None,
     json: common.Json = False,
 ) -> None:
-    """Train a .pt2 to answer as its teacher does."""
+    """Train a .pt2 to answer as its teacher does; goes on where it was interrupted."""
     from edgekit.evaluate import open_artifact
     from edgekit.passes.distill import Distill
 
     fields = {
         "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "precision": precision,
         "loss": loss,
         "temperature": temperature,
         "label_weight": label_weight,
@@ -172,6 +202,7 @@ def distill(
         seed=seed,
         threads=threads,
         imports=imports,
+        cache=cache,
     )
 
 

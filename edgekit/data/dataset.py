@@ -57,7 +57,7 @@ class Dataset:
             samples = _limited(samples, config.limit, config.split.seed)
         self._samples = samples
         self._preprocess = config.preprocess
-        self._config = config
+        self.config, self.base = config, base
         self._dtypes: dict[str, str] = {}
         self.ids = samples.ids
         self.targets = samples.targets
@@ -156,7 +156,7 @@ class Dataset:
 
     def summary(self) -> dict[str, Any]:
         """What a manifest says of the data: source, hash, and each split's count and ids' hash."""
-        config = self._config
+        config = self.config
         source = next(n for n in ("npz", "folder", "csv", "python") if getattr(config, n))
         name = str(getattr(config, source))
         return {

@@ -1,6 +1,7 @@
 """Train a network to answer as its teacher does."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -19,6 +20,7 @@ from edgekit.distill.teachers import (
 from edgekit.errors import UsageError
 from edgekit.progress import Progress
 from edgekit.train.batches import Minibatch
+from edgekit.train.checkpoint import Keep
 from edgekit.train.losses import Loss, Outputs, output_name, task_loss
 from edgekit.train.teacher import Answers, ProgramAnswers
 from edgekit.train.trainer import History, train
@@ -41,6 +43,7 @@ def distill(
     seed: int,
     progress: Progress | None = None,
     threads: int | None = None,
+    keep: Keep | None = None,
 ) -> tuple["Program", History, list[dict[str, str]]]:
     """Train a student on its teacher's outputs, and on the labels where they have a weight.
 
@@ -56,6 +59,7 @@ def distill(
         seed: of the order, the augmentation and dropout.
         progress: shows how far it is.
         threads: CPU threads; None leaves torch's.
+        keep: what is kept on disk, to go on from; nothing unless given.
 
     Returns:
         The trained student, in eval mode, how training went, and which layers were compared.
@@ -100,8 +104,17 @@ def distill(
         least=max(least_samples(config), inside.least if inside else 1),
         taps=inside.student_taps if inside else None,
         beside=inside,
+        keep=_keep(keep, inside, judged.name, axis),
     )
     return trained, history, inside.pairs if inside else []
+
+
+def _keep(keep: Keep | None, inside: Features | None, judged: str, axis: int | None) -> Keep | None:
+    """What is kept, with all that the answers of the same teachers depend on."""
+    if keep is None:
+        return None
+    taps = dict(inside.teacher_taps) if inside else {}
+    return replace(keep, identity=f"{keep.identity} {judged} {axis} {taps}")
 
 
 def check_outputs(

@@ -36,6 +36,8 @@ class Context:
         original: the artifact that the recipe started from: the default teacher.
         threads: CPU threads to use.
         imports: modules of the user's that register custom operators.
+        cache: a folder that outlives the step, for what is worth finding again: a training's state
+            and a teacher's answers; None keeps nothing.
         progress: where to say how far it is.
         notes: what the pass found worth telling; goes into the manifest and the report.
         warnings: what the user should know, one sentence each.
@@ -49,6 +51,7 @@ class Context:
     original: Artifact | None = None
     threads: int = 1
     imports: tuple[str, ...] = ()
+    cache: Path | None = None
     progress: Progress = field(default_factory=Silent)
     notes: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)

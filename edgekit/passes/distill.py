@@ -10,6 +10,7 @@ from edgekit.distill.config import DistillConfig
 from edgekit.errors import PassError, UsageError
 from edgekit.passes.base import Context, Pass
 from edgekit.passes.capture import save_program
+from edgekit.passes.keeping import keep_of
 
 if TYPE_CHECKING:
     from edgekit.distill.teachers import Network
@@ -57,6 +58,7 @@ class Distill(DistillConfig, Pass):
             seed=context.seed,
             progress=context.progress,
             threads=context.threads,
+            keep=keep_of(self, artifact, context),
         )
         context.notes["history"] = history.to_dict()
         if pairs:

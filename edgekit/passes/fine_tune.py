@@ -8,6 +8,7 @@ from edgekit.artifact import Artifact, Format
 from edgekit.errors import PassError
 from edgekit.passes.base import Context, Pass
 from edgekit.passes.capture import save_program
+from edgekit.passes.keeping import keep_of
 from edgekit.train.config import TrainConfig
 
 
@@ -52,6 +53,7 @@ class FineTune(TrainConfig, Pass):
             progress=context.progress,
             threads=context.threads,
             shrinkage=shrinkage,
+            keep=keep_of(self, artifact, context),
         )
         context.notes["history"] = history.to_dict()
         return save_program(program, context, made_by=self.kind, parents=(artifact,))

@@ -41,8 +41,8 @@ _SLOWEST = 12
 
 
 def cpu_threads() -> int:
-    """CPU threads that this process may use."""
-    return len(os.sched_getaffinity(0))
+    """CPU threads that this process may use; processes of one launch share those of the machine."""
+    return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 @dataclass

@@ -14,7 +14,7 @@ from edgekit import __version__, manifest
 from edgekit.entry import import_modules
 from edgekit.errors import DeviceError, EdgekitError, RecipeError, UnavailableError, UsageError
 from edgekit.passes.base import Context, Pass
-from edgekit.pipeline import gates
+from edgekit.pipeline import crew, gates
 from edgekit.pipeline.branch_bench import Places
 from edgekit.pipeline.cost import CostMeter, total
 from edgekit.pipeline.measure import Judge, cpu_threads
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from edgekit.data import Dataset
 
 REPORT = "report.json"
+CACHE = ".cache"
 
 
 def run_recipe(
@@ -190,6 +191,7 @@ class _Run:
             threads=self.threads,
             imports=self.recipe.model.imports,
             progress=self.progress,
+            cache=self.out / CACHE,
         )
 
     def _note(self, made: Made, where: str) -> Made:
@@ -227,7 +229,7 @@ class _Run:
                 config=step.model_dump(mode="json"),
                 key=step_key(step, parent, context),
                 context=context,
-                run=lambda c: step.run(parent.artifact, c),
+                run=lambda c: crew.run_step(step, parent.artifact, c),
             )
         except EdgekitError as e:
             if repr(step.title) not in e.message:

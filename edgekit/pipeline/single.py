@@ -30,6 +30,7 @@ from edgekit.manifest import Manifest
 from edgekit.metrics import Task
 from edgekit.passes.base import Context, Pass
 from edgekit.passes.capture import ModelConfig
+from edgekit.pipeline import crew
 from edgekit.pipeline.cost import CostMeter
 from edgekit.pipeline.measure import cpu_threads
 from edgekit.pipeline.on_device import runner_on
@@ -55,6 +56,7 @@ def apply(
     seed: int = 0,
     threads: int | None = None,
     imports: Sequence[str] = (),
+    cache: Path | None = None,
     progress: Progress | None = None,
 ) -> Manifest:
     """Run one pass on one artifact.
@@ -69,6 +71,8 @@ def apply(
         seed: every random choice comes from it.
         threads: CPU threads.
         imports: modules that register the custom operators of a `.pt2`.
+        cache: a folder for a teacher's answers and a training's state, which later calls find
+            again; one beside `out` unless given, removed when the artifact is made.
         progress: where to show the progress.
 
     Returns:
@@ -97,18 +101,22 @@ def apply(
         threads=threads or cpu_threads(),
         progress=progress or Silent(),
         imports=tuple(imports),
+        cache=cache or out.resolve().parent / f".{out.resolve().name}.cache",
     )
     parent = Made(_foreign(artifact), cached=True)
     with _place(out) as (store, folder):
-        return make(
+        made = make(
             store,
             folder,
             step=step.title,
             config=step.model_dump(mode="json"),
             key=step_key(step, parent, context),
             context=context,
-            run=lambda c: step.run(artifact, c),
+            run=lambda c: crew.run_step(step, artifact, c),
         ).manifest
+    if cache is None and context.cache is not None:
+        shutil.rmtree(context.cache, ignore_errors=True)
+    return made
 
 
 def capture(

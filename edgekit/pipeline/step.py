@@ -7,6 +7,7 @@ puts it in place. So a folder with a manifest is complete, whatever killed the r
 import errno
 import hashlib
 import json
+import os
 import random
 import shutil
 import sys
@@ -168,6 +169,7 @@ def step_key(step: Pass, parent: Made, context: Context) -> str:
         task=context.task.model_dump() if step.reads_data else None,
         seed=context.seed,
         threads=context.threads if step.trains else None,
+        processes=os.environ.get("WORLD_SIZE", "1") if step.trains else None,
         device=None if step.deterministic else fingerprint()["digest"],
         versions=manifest.versions(),
     )

@@ -5,7 +5,7 @@ does not fit is prepared anew for each batch. Both ways give the same batches.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch import Tensor
 from edgekit.artifact import TensorSpec
 from edgekit.errors import UsageError
 from edgekit.graph.program import Program
+from edgekit.train.augment import MAX_SHIFT, mixed, shifted
 
 if TYPE_CHECKING:
     from edgekit.data import Dataset
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
 
 MEMORY_BYTES = 1 << 30
 """Samples that take less are kept as tensors."""
-
-MAX_SHIFT = 2
-"""Pixels that `augment: shift` moves an image by, at most."""
 
 _CHUNK = 256
 _SMALL_AXIS = 4  # a last axis this short holds channels, not columns
@@ -43,12 +41,32 @@ class Minibatch:
         inputs: in the order of the network's inputs; first axis the sample.
         targets: one row a sample, None without targets.
         teacher: a teacher's outputs by name; empty without one.
+        weight: of the batch's mean loss in its step's: its share of the step's samples, times the
+            number of processes.
+        last: whether a step ends with it.
+        mixed: where samples were mixed: the other targets, and the share of the own ones.
     """
 
     ids: list[str]
     inputs: tuple[Tensor, ...]
     targets: Tensor | None
     teacher: dict[str, Tensor] = field(default_factory=dict)
+    weight: float = 1.0
+    last: bool = True
+    mixed: tuple[Tensor | None, float] | None = None
+
+    def to(self, device: torch.device) -> "Minibatch":
+        """The same batch on a device."""
+        if device.type == "cpu":
+            return self
+        other, share = self.mixed or (None, 1.0)
+        return replace(
+            self,
+            inputs=tuple(t.to(device) for t in self.inputs),
+            targets=None if self.targets is None else self.targets.to(device),
+            teacher={name: t.to(device) for name, t in self.teacher.items()},
+            mixed=self.mixed and (None if other is None else other.to(device), share),
+        )
 
 
 class Batches:
@@ -58,11 +76,13 @@ class Batches:
         program: the network that is fed.
         data: the data set.
         task: anomaly detectors are shown normal samples (target 0) only.
-        config: batch size and augmentation.
-        seed: of the order and the augmentation.
+        config: batch size, augmentation, and the share that is held out.
+        seed: of the order, the augmentation and what is held out.
         split: which split.
         least: samples that a batch needs; a last batch of fewer joins the one before it.
         memory_bytes: samples that take less are kept as tensors.
+        rank: which process this is; each gets its part of every batch.
+        world: how many there are.
 
     Raises:
         UsageError: the split is empty or too small, or the data does not fit the network's inputs.
@@ -79,19 +99,24 @@ class Batches:
         split: str = "train",
         least: int = 1,
         memory_bytes: int = MEMORY_BYTES,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
         self._specs = program.inputs
         self._data = data.for_model(program.inputs)
         self._seed = seed
-        self._shift = config.augment == "shift"
+        self._augment, self._alpha = config.augment, config.mix_alpha
+        self._accumulate = config.accumulate
         self._task = task
-        self.rows = _usable(data, task, split)
-        self.size, self._static = _batch_size(program, config.batch_size, len(self.rows))
-        _refuse_small(min(self.size, len(self.rows)), least)
-        _refuse_single(program, min(self.size, len(self.rows)))
+        self._rank, self._world = rank, world
+        self.rows, self.held_out = _parted(_usable(data, task, split), config.validation, seed)
+        each = len(self.rows) // world
+        self._size, self._static = _batch_size(program, config.batch_size, each)
+        _refuse_small(min(self._size, each), least)
+        _refuse_single(program, min(self._size * world, len(self.rows)))
         self._least = max(least, 2)
-        if self._shift:
-            _check_images(self._specs)
+        if self._augment != "none":
+            _check_augment(self._augment, self._specs)
         first = self._fetch(self.rows[:1])  # whatever does not fit says so before it is all read
         one = sum(t.nbytes for t in (*first.inputs, first.targets) if t is not None)
         self._held = self._read_all() if one * len(self.rows) < memory_bytes else None
@@ -102,6 +127,16 @@ class Batches:
         return self._held is not None
 
     @property
+    def size(self) -> int:
+        """Samples of a batch, over all processes."""
+        return self._size * self._world
+
+    @property
+    def steps(self) -> int:
+        """Steps of an epoch."""
+        return -(-len(self) // self._accumulate)
+
+    @property
     def static(self) -> bool:
         """Whether the network takes batches of one size only."""
         return self._static
@@ -109,7 +144,7 @@ class Batches:
     @property
     def fixed(self) -> bool:
         """Whether a sample is the same in every epoch."""
-        return not self._shift
+        return self._augment == "none"
 
     def __len__(self) -> int:
         """Count the batches of one epoch."""
@@ -117,35 +152,57 @@ class Batches:
 
     def __iter__(self) -> Iterator[Minibatch]:
         """All samples as they are, in the split's order, the last batch smaller."""
-        step = self.size if self._static else max(self.size, _CHUNK)
+        step = self._size if self._static else max(self._size, _CHUNK)
         for start in range(0, len(self.rows), step):
             yield self._take(np.arange(start, min(start + step, len(self.rows))))
 
-    def epoch(self, number: int) -> Iterator[tuple[NDArray[np.intp], Minibatch]]:
-        """The batches of one epoch, shuffled and augmented.
+    def others(self, rows: Rows) -> Iterator[Minibatch]:
+        """Samples of the data set by row, as they are, such as those held out."""
+        for start in range(0, len(rows), _CHUNK):
+            yield self._fetch(rows[start : start + _CHUNK])
+
+    def epoch(self, number: int, start: int = 0) -> Iterator[tuple[NDArray[np.intp], Minibatch]]:
+        """The batches of one epoch, shuffled and augmented; of several processes' this one's part.
 
         A last batch of one sample joins the one before it: batch norm cannot be trained on it. So
-        does one of too few samples for the loss.
+        does one of too few samples for the loss. What a batch is made of depends on the seed, the
+        epoch and its number alone, so an epoch can be begun in the middle.
 
         Args:
             number: the epoch; another one has another order.
+            start: batches to leave out.
 
         Yields:
             Positions of the samples in `rows`, and the samples.
         """
         order = np.random.default_rng([self._seed, number]).permutation(len(self.rows))
-        generator = torch.Generator().manual_seed((self._seed * 1_000_003 + number) % (1 << 63))
-        for start, stop in self._bounds():
-            places = order[start:stop]
-            batch = self._take(places)
-            yield places, self._moved(batch, generator) if self._shift else batch
+        bounds = self._bounds()
+        for index in range(start, len(bounds)):
+            first = index - index % self._accumulate
+            group = bounds[first : first + self._accumulate]
+            whole = order[slice(*bounds[index])]
+            part = slice(*_part(len(whole), self._rank, self._world))
+            batch = self._take(whole[part])
+            if self._augment == "shift":
+                draw = np.random.default_rng([self._seed, number, index])
+                offsets = draw.integers(-MAX_SHIFT, MAX_SHIFT + 1, (len(whole), 2))
+                batch = self._moved(batch, torch.from_numpy(offsets[part]))
+            elif self._augment != "none":
+                draw = np.random.default_rng([self._seed, number, index, self._rank])
+                own = (batch.inputs, batch.targets)
+                inputs, found = mixed(*own, self._augment, self._alpha, draw)
+                batch = replace(batch, inputs=inputs, mixed=found)
+            batch.weight = len(batch.ids) * self._world / (group[-1][1] - group[0][0])
+            batch.last = index + 1 == first + len(group)
+            yield whole[part], batch
 
     def _bounds(self) -> list[tuple[int, int]]:
         count = len(self.rows)
         starts = list(range(0, count, self.size))
         stops = [*starts[1:], count]
         last = count - starts[-1]
-        if len(starts) > 1 and last < self.size and (self._static or last < self._least):
+        least = self._least * self._world
+        if len(starts) > 1 and last < self.size and (self._static or last < least):
             starts.pop()
             stops.pop(-1 if self._static else -2)
         return list(zip(starts, stops, strict=True))
@@ -180,10 +237,8 @@ class Batches:
             targets=torch.cat(targets) if targets else None,
         )
 
-    def _moved(self, batch: Minibatch, generator: torch.Generator) -> Minibatch:
+    def _moved(self, batch: Minibatch, offsets: Tensor) -> Minibatch:
         """Shift images, and with them targets that are images themselves."""
-        count = len(batch.ids)
-        offsets = torch.randint(-MAX_SHIFT, MAX_SHIFT + 1, (count, 2), generator=generator)
         images = [t for t in batch.inputs if t.dim() == 4]
         targets = batch.targets
         if (
@@ -197,24 +252,25 @@ class Batches:
         return Minibatch(batch.ids, inputs, targets)
 
 
-def shifted(images: Tensor, offsets: Tensor) -> Tensor:
-    """Move each image by whole pixels; its edge fills what comes free.
+def _part(count: int, rank: int, world: int) -> tuple[int, int]:
+    """The bounds of one process's part; the first ones get one more where it does not come out."""
+    each, more = divmod(count, world)
+    start = rank * each + min(rank, more)
+    return start, start + each + (rank < more)
 
-    Args:
-        images: shape (n, ..., h, w), any dtype.
-        offsets: shape (n, 2), int64: pixels down and to the right.
 
-    Returns:
-        The same shape and dtype.
-    """
-    height, width = images.shape[-2:]
-    down, right = offsets[:, :1], offsets[:, 1:]
-    lines = (torch.arange(height) - down).clamp_(0, height - 1)  # (n, h)
-    columns = (torch.arange(width) - right).clamp_(0, width - 1)
-    between = (1,) * (images.dim() - 3)
-    lines = lines.view(-1, *between, height, 1).expand(*images.shape)
-    columns = columns.view(-1, *between, 1, width).expand(*images.shape)
-    return images.gather(-2, lines).gather(-1, columns)
+def _parted(rows: Rows, share: float, seed: int) -> tuple[Rows, Rows]:
+    """What is trained on, and what is held out, both in the split's order."""
+    if not share:
+        return rows, rows[:0]
+    count = max(1, round(share * len(rows)))
+    if count >= len(rows):
+        raise UsageError(
+            f"There are {len(rows)} training samples: none can be held out for `validation`.",
+            "Give more training samples, or leave `validation` out.",
+        )
+    chosen = np.random.default_rng([seed, 0x5EED]).permutation(len(rows))
+    return rows[np.sort(chosen[count:])], rows[np.sort(chosen[:count])]
 
 
 def _usable(data: "Dataset", task: "Task", split: str) -> Rows:
@@ -263,19 +319,25 @@ def _refuse_single(program: Program, size: int) -> None:
             )
 
 
-def _check_images(specs: Sequence[TensorSpec]) -> None:
-    images = [s for s in specs if len(s.shape) == 4]
-    if not images:
-        given = ", ".join(map(str, specs))
+def _check_augment(kind: str, specs: Sequence[TensorSpec]) -> None:
+    given = ", ".join(map(str, specs))
+    if kind != "shift" and not all(s.dtype.startswith(("float", "bfloat")) for s in specs):
         raise UsageError(
-            f"`augment: shift` needs an image input (n, c, h, w); the network takes {given}.",
+            f"`augment: {kind}` blends numbers; the network takes {given}.", "Use `augment: none`."
+        )
+    if kind == "mixup":
+        return
+    images = [s for s in specs if len(s.shape) == 4]
+    if not images or (kind == "cutmix" and len(images) < len(specs)):
+        raise UsageError(
+            f"`augment: {kind}` needs an image input (n, c, h, w); the network takes {given}.",
             "Use `augment: none`.",
         )
     for spec in images:
         *_, line, column = spec.shape
         if isinstance(column, int) and column <= _SMALL_AXIS and line != column:
             raise UsageError(
-                f"`augment: shift` needs images as (n, c, h, w); the network takes {spec}.",
+                f"`augment: {kind}` needs images as (n, c, h, w); the network takes {spec}.",
                 "Use `augment: none`.",
             )
 

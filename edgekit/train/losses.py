@@ -1,6 +1,7 @@
 """The loss that belongs to a task, with its shapes checked before torch would broadcast them."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -34,7 +35,7 @@ def output_name(task: "Task", program: "Program") -> str:
 
 
 def task_loss(task: "Task", program: "Program", *, label_smoothing: float = 0.0) -> Loss:
-    """The loss of a task.
+    """The loss of a task; that of mixed samples is mixed of the losses with both their targets.
 
     Classification and segmentation: cross-entropy (binary for a single column). Regression and
     reconstruction: mean squared error. A reconstruction without targets, and an anomaly detector,
@@ -56,7 +57,7 @@ def task_loss(task: "Task", program: "Program", *, label_smoothing: float = 0.0)
         def classify(outputs: Outputs, batch: Minibatch) -> Tensor:
             return cross_entropy(name, outputs[name], batch, label_smoothing)
 
-        return classify
+        return _of_mixed(classify)
     first = task.kind == "anomaly"
     optional = task.kind == "reconstruction"
 
@@ -65,7 +66,18 @@ def task_loss(task: "Task", program: "Program", *, label_smoothing: float = 0.0)
             return squared_error(name, outputs[name], batch.inputs[0], "the first input")
         return squared_error(name, outputs[name], _targets(batch), "the targets")
 
-    return square
+    return _of_mixed(square)
+
+
+def _of_mixed(loss: Loss) -> Loss:
+    def both(outputs: Outputs, batch: Minibatch) -> Tensor:
+        if batch.mixed is None or batch.mixed[0] is None:
+            return loss(outputs, batch)
+        other, share = batch.mixed
+        own, theirs = loss(outputs, batch), loss(outputs, replace(batch, targets=other))
+        return share * own + (1 - share) * theirs
+
+    return both
 
 
 def cross_entropy(name: str, logits: Tensor, batch: Minibatch, label_smoothing: float) -> Tensor:

@@ -1,13 +1,18 @@
 """What moves the weights: optimizer, learning rate, and the average that smooths their path."""
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from edgekit.train.config import TrainConfig
+
+_RISE, _ONE_CYCLE_RISE = 0.05, 0.3  # shares of all steps
+_ONE_CYCLE_START, _ONE_CYCLE_END = 25.0, 1e4
 
 
 def make_optimizer(
@@ -38,22 +43,63 @@ def make_optimizer(
 
 
 def learning_rate(config: "TrainConfig", step: int, steps: int) -> float:
-    """The learning rate of one step: a linear rise, then constant or half a cosine to zero.
+    """The learning rate of one step.
 
-    The cosine is that of SGDR without restarts (Loshchilov & Hutter, 2017, arXiv:1608.03983).
+    `cosine` and `constant` rise linearly, and then fall as half a cosine to zero (SGDR without
+    restarts; Loshchilov & Hutter, 2017, arXiv:1608.03983) or stay. `one-cycle` rises from 1/25 of
+    the peak and falls to 1/250 000 of it, both as half a cosine, as torch's `OneCycleLR` does; the
+    momentum stays.
 
     Args:
         config: peak, schedule, share of the rise.
         step: from 0.
         steps: in all.
     """
-    rise = int(config.warmup_fraction * steps)
+    peak = config.learning_rate
+    if config.schedule == "one-cycle":
+        share = _ONE_CYCLE_RISE if config.warmup_fraction is None else config.warmup_fraction
+        top = share * steps - 1
+        if step <= top:
+            return _between(peak / _ONE_CYCLE_START, peak, step / top if top > 0 else 1.0)
+        done = (step - top) / max(steps - 1 - top, 1)
+        return _between(peak, peak / (_ONE_CYCLE_START * _ONE_CYCLE_END), done)
+    share = _RISE if config.warmup_fraction is None else config.warmup_fraction
+    rise = int(share * steps)
     if step < rise:
-        return config.learning_rate * (step + 1) / rise
+        return peak * (step + 1) / rise
     if config.schedule == "constant":
-        return config.learning_rate
-    done = (step - rise) / max(steps - rise, 1)
-    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+        return peak
+    return _between(peak, 0.0, (step - rise) / max(steps - rise, 1))
+
+
+def _between(start: float, end: float, done: float) -> float:
+    """Half a cosine from one value to another."""
+    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+class Penalty:
+    """L1 and L2 pulls on the weights with more than one axis, added to their gradients.
+
+    Args:
+        module: whose weights.
+        l1: strength of Σ|w|.
+        l2: strength of Σw²/2.
+    """
+
+    def __init__(self, module: nn.Module, l1: float, l2: float) -> None:
+        self._weights = [p for p in module.parameters() if p.dim() > 1]
+        self._l1, self._l2 = l1, l2
+
+    @torch.no_grad()
+    def apply(self) -> None:
+        """Add the gradients; weights that the loss does not reach are left alone."""
+        for weight in self._weights:
+            if weight.grad is None:
+                continue
+            if self._l2:
+                weight.grad.add_(weight, alpha=self._l2)
+            if self._l1:
+                weight.grad.add_(weight.sign(), alpha=self._l1)
 
 
 class Average:
@@ -86,3 +132,26 @@ class Average:
         """Put the average in the weights' place."""
         for mean, live in zip(self._mean, self._live, strict=True):
             live.copy_(mean)
+
+    def state(self) -> dict[str, Any]:
+        """What it is made of, for a checkpoint."""
+        return {"mean": self._mean, "step": self._step}
+
+    @torch.no_grad()
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self._step = state["step"]
+        for mean, saved in zip(self._mean, state["mean"], strict=True):
+            mean.copy_(saved)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Within this context the average stands in the weights' place."""
+        kept = [live.detach().clone() for live in self._live]
+        self.apply()
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for live, value in zip(self._live, kept, strict=True):
+                    live.copy_(value)

@@ -1,7 +1,8 @@
 """A network that only answers: its outputs for batches, kept where the samples stay the same."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -10,12 +11,14 @@ from torch import Tensor
 
 from edgekit.errors import UsageError
 from edgekit.graph.taps import add_outputs
+from edgekit.train.answer_files import stored, writer
 from edgekit.train.batches import MEMORY_BYTES, Batches, Minibatch
 from edgekit.train.layout import fast_inputs, fast_layout
 
 if TYPE_CHECKING:
     from edgekit.graph.program import Program
     from edgekit.progress import Progress
+    from edgekit.train.place import Place
 
 
 class Answers(Protocol):
@@ -96,18 +99,55 @@ class Teacher:
 
     def __init__(self, answers: Answers) -> None:
         self._answers = answers
-        self._kept: dict[str, Tensor] | None = None
+        self._kept: Mapping[str, Tensor | NDArray[Any]] | None = None
 
-    def remember(self, batches: Batches, progress: "Progress", limit: int = MEMORY_BYTES) -> None:
-        """Answer all samples once, where they stay the same and the answers fit into memory.
+    def remember(
+        self,
+        batches: Batches,
+        progress: "Progress",
+        limit: int = MEMORY_BYTES,
+        *,
+        folder: Path | None = None,
+        place: "Place | None" = None,
+    ) -> None:
+        """Answer all samples once, where they stay the same.
+
+        With a folder the answers are kept there, for this training and every later one of the same
+        teacher and samples, however large they are. Without, or where the disk is full, they are
+        kept in memory if they fit.
 
         Args:
             batches: what will be asked.
             progress: shows how far it is.
-            limit: bytes that the answers may take.
+            limit: bytes that the answers may take in memory.
+            folder: of this teacher and these samples.
+            place: where several processes train, the first asks and the others wait.
         """
-        if not (batches.fixed and batches.in_memory):
+        if not batches.fixed:
             return
+        if folder is not None:
+            first = place is None or place.rank == 0
+            if first and stored(folder, len(batches.rows)) is None:
+                self._store(batches, progress, folder)
+            if place is not None:
+                place.totals([0.0])  # the others wait here
+            self._kept = stored(folder, len(batches.rows))
+        if self._kept is None and batches.in_memory:
+            self._hold(batches, progress, limit)
+
+    def _store(self, batches: Batches, progress: "Progress", folder: Path) -> None:
+        try:
+            with writer(folder) as write, progress.task("teacher", total=len(batches.rows)) as task:
+                for batch in batches:
+                    write(self._answers(batch.inputs))
+                    task.advance(len(batch.ids))
+        except OSError as e:
+            progress.say(
+                f"  The teacher's answers cannot be kept in {folder}: {e.strerror or e}."
+                " It is asked again in each epoch where they do not fit into memory."
+            )
+
+    def _hold(self, batches: Batches, progress: "Progress", limit: int) -> None:
         parts: list[dict[str, Tensor]] = []
         with progress.task("teacher", total=len(batches.rows)) as task:
             for batch in batches:
@@ -125,7 +165,11 @@ class Teacher:
             places: positions of the samples, as `Batches.epoch` gives them.
             batch: the samples.
         """
-        if self._kept is not None:
-            index = torch.from_numpy(places)
-            return {name: values[index] for name, values in self._kept.items()}
-        return self._answers(batch.inputs)
+        if self._kept is None:
+            return self._answers(batch.inputs)
+        return {
+            name: values[torch.from_numpy(places)]
+            if isinstance(values, Tensor)
+            else torch.from_numpy(values[places])
+            for name, values in self._kept.items()
+        }

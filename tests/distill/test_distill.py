@@ -97,7 +97,7 @@ def test_reproducible_and_the_same_with_kept_answers(
     first, one = run(student, teacher, two_moons, config={"epochs": 2})
     second, _ = run(student, teacher, two_moons, config={"epochs": 2})
     assert same(first, second)
-    monkeypatch.setattr("edgekit.train.teacher.Teacher.remember", lambda *_: None)
+    monkeypatch.setattr("edgekit.train.teacher.Teacher.remember", lambda *_, **__: None)
     asked, two = run(student, teacher, two_moons, config={"epochs": 2})
     assert one.epochs[-1].loss == pytest.approx(two.epochs[-1].loss, rel=1e-4)
     for key, value in states(first).items():

@@ -7,7 +7,8 @@ from torch import nn
 
 from edgekit.errors import UsageError
 from edgekit.metrics import Task
-from edgekit.train.batches import Batches, shifted
+from edgekit.train.augment import shifted
+from edgekit.train.batches import Batches
 from edgekit.train.config import TrainConfig
 from edgekit.train.optimize import Average, learning_rate, make_optimizer
 

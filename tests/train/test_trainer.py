@@ -70,7 +70,7 @@ def test_history_is_plain_data(program, mlp, two_moons) -> None:
     assert [e["epoch"] for e in told["epochs"]] == [1, 2, 3]
     assert told["samples"] == 200
     assert told["batches"] == 13
-    assert set(told["epochs"][0]) == {"epoch", "loss", "learning_rate", "seconds", "accuracy"}
+    assert {"epoch", "loss", "learning_rate", "seconds", "accuracy"} <= set(told["epochs"][0])
 
 
 class Everything(nn.Module):

@@ -1,0 +1,120 @@
+"""The same trainings in one process and in several: `python -m tests.train.together FOLDER`.
+
+Each case names what a process of several does, and what one process alone does for the same step.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from edgekit.data import DataConfig, Dataset
+from edgekit.data.sources import Samples
+from edgekit.distill.config import DistillConfig
+from edgekit.distill.distill import distill
+from edgekit.graph.capture import capture
+from edgekit.graph.program import Program
+from edgekit.metrics import Task
+
+SGD = {"optimizer": "sgd", "learning_rate": 0.2, "gradient_clip": None, "epochs": 2}
+TAUGHT = {
+    "label_weight": 0.5,
+    "learning_rate": 0.02,
+    "temperature": 1.0,
+    "features": [{"loss": "hint", "weight": 0.1}],
+}
+CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    # name: (network, of several processes, of one alone)
+    "plain": ("plain", {**SGD, "batch_size": 8}, {**SGD, "batch_size": 16}),
+    "adamw": (
+        "plain",
+        {"batch_size": 8, "epochs": 2, "ema": 0.5, "l1": 1e-3, "l2": 1e-3},
+        {"batch_size": 16, "epochs": 2, "ema": 0.5, "l1": 1e-3, "l2": 1e-3},
+    ),
+    "accumulated": (
+        "plain",
+        {**SGD, "batch_size": 4, "accumulate": 2},
+        {**SGD, "batch_size": 16},
+    ),
+    "norm": ("norm", {**SGD, "batch_size": 8}, {**SGD, "batch_size": 16}),
+    "moved": (
+        "norm",
+        {**SGD, "batch_size": 8, "augment": "shift"},
+        {**SGD, "batch_size": 16, "augment": "shift"},
+    ),
+    "frozen": (
+        "norm",
+        {**SGD, "batch_size": 8, "batch_norm": "frozen"},
+        {**SGD, "batch_size": 16, "batch_norm": "frozen"},
+    ),
+    "stopped": (
+        "norm",
+        {**SGD, "batch_size": 8, "validation": 0.2, "patience": 1, "epochs": 3},
+        {**SGD, "batch_size": 16, "validation": 0.2, "patience": 1, "epochs": 3},
+    ),
+    "taught": (
+        "norm",
+        {**SGD, **TAUGHT, "batch_size": 8},
+        {**SGD, **TAUGHT, "batch_size": 16},
+    ),
+}
+
+
+class Norm(nn.Module):
+    def __init__(self, norm: bool, width: int = 4) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, width, 3, padding=1)
+        self.norm = nn.BatchNorm2d(width) if norm else nn.Identity()
+        self.last = nn.Linear(width, 3)
+
+    def forward(self, x):
+        y = torch.relu(self.norm(self.conv(x)))
+        return {"logits": self.last(y.mean((2, 3)))}
+
+
+def network(kind: str, width: int = 4) -> Program:
+    torch.manual_seed(0)
+    module = Norm(kind == "norm", width).eval()
+    return capture(module, {"x": torch.randn(4, 1, 6, 6)}, dynamic={"x": ["batch", 1, 6, 6]})
+
+
+def data(base: Path) -> Dataset:
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(53, 1, 6, 6)).astype(np.float32)
+    y = rng.integers(0, 3, 53)
+    x += y[:, None, None, None]
+    config = DataConfig(npz="unused.npz", split={"evaluation": 0, "calibration": 0})
+    return Dataset(Samples({"x": x}, y, [f"s{i}" for i in range(53)]), config, base)
+
+
+def run(name: str, base: Path, *, alone: bool, **more: Any):
+    kind, several, one = CASES[name]
+    options = {"loss": "none", "label_weight": 1.0, **(one if alone else several)}
+    if "features" in options:
+        options["loss"] = "kd"
+    return distill(
+        network(kind),
+        network(kind, width=6),
+        data(base),
+        Task(),
+        DistillConfig(**options),
+        seed=3,
+        threads=1,
+        **more,
+    )
+
+
+def main() -> None:
+    out = Path(sys.argv[1])
+    for name in CASES:
+        program, history, _ = run(name, out, alone=False)
+        arrays = {k: v.detach().numpy() for k, v in program.exported.state_dict.items()}
+        rank = torch.distributed.get_rank()
+        np.savez(out / f"{name}-{rank}.npz", **arrays, _losses=[e.loss for e in history.epochs])
+
+
+if __name__ == "__main__":
+    main()
