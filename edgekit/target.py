@@ -3,14 +3,15 @@
 import difflib
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from edgekit.errors import RecipeError
 
 FOLDER = Path(__file__).parent / "targets"
+DIALECTS = FOLDER / "dialects"
 SUFFIXES = (".yaml", ".yml")  # a target of the user's own is a file
 
 RuntimeName = Literal["onnxruntime", "tensorrt", "tensorrt-rtx", "openvino"]
@@ -18,27 +19,60 @@ Precision = Literal["float32", "float16", "bfloat16", "int8"]
 
 
 class IntegerScheme(BaseModel):
-    """How 8-bit integers must be written for a target's kernels to be right and fast.
+    """How 8-bit integers must be written for a target's kernels to be right and fast: its dialect.
+
+    A name, such as `tensorrt`, stands for the dialect of that name in `edgekit/targets/dialects/`.
 
     Attributes:
         name: the dialect's name, such as `ort-x86-avx2`.
+        title: what runs it.
         activation: dtype of quantized activations.
         activation_symmetric: zero points are fixed (0 for int8).
         weight_bits: 8, or 7 where 8-bit weights would saturate 16-bit sums (u8×s8 without VNNI).
         per_channel: one weight scale for each output channel.
+        per_channel_activations: the runtime has kernels for activations with a scale a channel.
         quantize_bias: whether an int32 bias with its own DequantizeLinear is allowed.
         skip_input_of_add: residual adds are quantized on the skip input only (TensorRT's fusion).
+        integer_outputs: an integer kernel needs Q/DQ on its output too, or it computes in float.
+        integer_operators: whether QLinearConv and its like are taken beside the Q/DQ form.
+        dynamic_operators: operators of dynamic quantization that are fast there.
+        shared_scales: operators whose quantized inputs must have one scale.
+        kept_scales: operators whose quantized output must have the scale of their inputs.
+        high_precision: operators that compute in float there; Q/DQ before them only costs.
+        minimum_channels: convolutions with fewer channels gain nothing from int8.
+        domains: operator domains that the runtime has beside ONNX's own.
+        unverified: why the dialect was never tried on its device; empty where it was.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
+    title: str = ""
     activation: Literal["uint8", "int8"]
     activation_symmetric: bool
     weight_bits: Literal[7, 8] = 8
     per_channel: bool = True
+    per_channel_activations: bool = False
     quantize_bias: bool = False
     skip_input_of_add: bool = False
+    integer_outputs: bool = False
+    integer_operators: bool = True
+    dynamic_operators: tuple[str, ...] = ()
+    shared_scales: tuple[str, ...] = ()
+    kept_scales: tuple[str, ...] = ()
+    high_precision: tuple[str, ...] = ()
+    minimum_channels: int = Field(default=1, ge=1)
+    domains: tuple[str, ...] = ()
+    unverified: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_name(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        if value not in dialects():
+            raise ValueError(f"no dialect {value!r}; there are {', '.join(dialects())}")
+        return yaml.safe_load((DIALECTS / f"{value}.yaml").read_text(encoding="utf-8"))
 
 
 class EnergyRates(BaseModel):
@@ -99,6 +133,12 @@ class Target(BaseModel):
     meters: tuple[str, ...] = ()
     energy: EnergyRates | None = None
     notes: tuple[str, ...] = ()
+
+
+@cache
+def dialects() -> tuple[str, ...]:
+    """Names of the integer dialects that ship with edgekit, sorted."""
+    return tuple(sorted(path.stem for path in DIALECTS.glob("*.yaml")))
 
 
 @cache

@@ -174,3 +174,15 @@ def test_labels_of_the_pages_are_those_of_the_report():
         page = (ROOT / "docs" / name).read_text(encoding="utf-8")
         for label in labels:
             assert f"| `{label}` |" in page
+
+
+def test_the_linters_page_has_every_rule_and_every_dialect():
+    from edgekit.quantize.rules import RULES
+
+    page = (ROOT / "docs" / "lint.md").read_text(encoding="utf-8")
+    for rule in RULES.values():
+        fix = " or ".join(rule.kinds) or "no"
+        row = f"| `{rule.name}` | {rule.severity} | {rule.why} | {rule.mend} | {fix} |"
+        assert row in page, f"docs/lint.md should say {row}"
+    for name in targets.dialects():
+        assert f"| `{name}` |" in page

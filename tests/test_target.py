@@ -38,3 +38,22 @@ def test_a_target_file_of_the_users_own(tmp_path: Path) -> None:
     path.write_text(text + "\ncolour: red\n")
     with pytest.raises(RecipeError, match="colour"):
         target.load(str(path))
+
+
+@pytest.mark.parametrize("name", target.dialects())
+def test_every_dialect_is_named_as_its_file_and_used(name: str) -> None:
+    assert target.IntegerScheme.model_validate(name).name == name
+    used = [s.name for t in target.names() if (s := target.load(t).int8) is not None]
+    assert name in used
+
+
+def test_what_was_never_tried_says_so() -> None:
+    found = {n for n in target.dialects() if target.IntegerScheme.model_validate(n).unverified}
+    assert found == {"dla", "ort-arm64", "ort-x86-vnni"}
+
+
+def test_an_unknown_dialect_names_the_others(tmp_path: Path) -> None:
+    text = (target.FOLDER / "rtx.yaml").read_text().replace("int8: tensorrt", "int8: tensorflow")
+    (tmp_path / "t.yaml").write_text(text)
+    with pytest.raises(RecipeError, match="openvino-cpu"):
+        target.load(str(tmp_path / "t.yaml"))

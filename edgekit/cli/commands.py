@@ -13,6 +13,7 @@ from edgekit.cli import (
     compare_command,
     device_command,
     doctor_command,
+    lint_command,
     meters_command,
     pass_commands,
     preflight_command,
@@ -38,6 +39,7 @@ app.command("quantize")(pass_commands.quantize)
 app.command("cast")(cast_command.cast)
 app.command("export")(pass_commands.export)
 app.command("preflight")(preflight_command.preflight)
+app.command("lint")(lint_command.lint)
 app.command("build")(pass_commands.build)
 app.command("verify")(artifact_commands.verify)
 app.command("eval")(artifact_commands.evaluate)

@@ -3,10 +3,12 @@
 from edgekit.pipeline.bench_request import BenchRequest
 from edgekit.pipeline.benchmark import bench_models
 from edgekit.pipeline.gates import raise_for_verdict
+from edgekit.pipeline.lint import lint_model, raise_unless_ok
 from edgekit.pipeline.measure import cpu_threads
 from edgekit.pipeline.plan import explain, locate
 from edgekit.pipeline.preflight import preflight_model, raise_unless_fit
 from edgekit.pipeline.run import run_recipe
+from edgekit.pipeline.sarif import sarif_from_report
 from edgekit.pipeline.single import (
     apply,
     capture,
@@ -27,9 +29,12 @@ __all__ = [
     "examine_machine",
     "explain",
     "inspect",
+    "lint_model",
     "locate",
     "preflight_model",
     "raise_for_verdict",
     "raise_unless_fit",
+    "raise_unless_ok",
     "run_recipe",
+    "sarif_from_report",
 ]

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from edgekit.lower.preflight import Preflight, Shapes
     from edgekit.target import Target
 
-_QUANTIZED = {"QuantizeLinear", "DequantizeLinear"}
-
 
 def preflight_model(
     model: Path, target: str, *, dla: int | None = None, shapes: "Shapes | None" = None
@@ -33,7 +31,7 @@ def preflight_model(
     from edgekit.lower.preflight import preflight
 
     chosen = targets.load(target)
-    path, names = _file(model)
+    path, names = onnx_file(model)
     found = preflight(path, chosen, dla_core=dla, shapes=shapes, names=names)
     return _linted(found, path, chosen)
 
@@ -48,47 +46,56 @@ def raise_unless_fit(found: "Preflight") -> None:
     if not errors:
         return
     first = errors[0]
+    said = first.message.rstrip(".")
     place = f"{first.node}: " if first.node else ""
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
     raise GateError(
-        f"{Path(found.model).name} does not fit {found.target}: {place}{first.message}{more}.",
+        f"{Path(found.model).name} does not fit {found.target}: {place}{said}{more}.",
         first.mend,
     )
 
 
-def _file(model: Path) -> tuple[Path, Mapping[str, str]]:
+def onnx_file(model: Path) -> tuple[Path, Mapping[str, str]]:
+    """The ONNX file of an argument, and the user's layers by node name where they are known.
+
+    Raises:
+        UsageError: it is no ONNX file.
+    """
     if model.is_dir():
         known = manifest.read(model)
         path, names = known.artifact.path, known.notes.get("names") or {}
     else:
         path, names = model, {}
     if path.suffix != ".onnx":
-        raise UsageError(
-            f"Preflight reads ONNX files, and {path.name} is none.", "Export it: `edgekit export`."
-        )
+        raise UsageError(f"{path.name} is no ONNX file.", "Export it: `edgekit export`.")
     return path, names
 
 
 def _linted(found: "Preflight", path: Path, target: "Target") -> "Preflight":
     """Add what the integer scheme does not allow, for files that hold quantized tensors."""
-    if target.int8 is None or not any(p.operator in _QUANTIZED for p in found.placements):
-        return found
     from edgekit.graph.onnx_model import read_onnx
     from edgekit.lower.preflight import Finding
+    from edgekit.quantize.detect import quantized
     from edgekit.quantize.lint import lint
 
+    model = read_onnx(path, data=False)
+    if target.int8 is None or not quantized(model):
+        return found
     places = {p.node: p for p in found.placements}
-    added = tuple(
-        Finding(
-            each.severity,
-            each.rule,
-            each.node,
-            places[each.node].operator if each.node in places else "",
-            places[each.node].layer if each.node in places else "",
-            each.message,
-            each.mend,
+    added: list[Finding] = []
+    notes = [f"Dialect {target.int8.name}: {target.int8.unverified}"]
+    for each in lint(model, target.int8, path.parent):
+        place = places.get(each.node)
+        if each.severity == "note":
+            notes.append(f"{each.message} {each.mend} [{each.rule}]")
+            continue
+        operator, layer = (place.operator, place.layer) if place is not None else ("", "")
+        added.append(
+            Finding(each.severity, each.rule, each.node, operator, layer, each.message, each.mend)
         )
-        for each in lint(read_onnx(path), target.int8)
+    return replace(
+        found,
+        findings=(*found.findings, *added),
+        fit=found.fit and not any(f.severity == "error" for f in added),
+        notes=(*found.notes, *(notes if target.int8.unverified else notes[1:])),
     )
-    fit = found.fit and not any(f.severity == "error" for f in added)
-    return replace(found, findings=found.findings + added, fit=fit)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.quantize import lint
+from edgekit.quantize import layout, lint
 from edgekit.quantize.graph import Graph
 
 if TYPE_CHECKING:
@@ -29,13 +29,12 @@ def one_scale_per_activation(graph: Graph) -> int:
     """
     count = 0
     for quantize in graph.activation_quantizers():
-        scale, zero = graph.array(quantize.input[1]), graph.array(quantize.input[2])
-        if scale is None or zero is None or scale.size == 1:
+        levels = graph.levels(quantize)
+        if levels is None or levels[0].size == 1:
             continue
-        low, high = _range_of(scale, zero)
-        _requantize(
-            graph, quantize, *parameters(low, high, str(zero.dtype), bool((zero == 0).all()))
-        )
+        scale, zero = levels
+        low, high = range_of(scale, zero)
+        graph.set_levels(quantize, *parameters(low, high, str(zero.dtype), bool((zero == 0).all())))
         count += 1
     graph.edit()
     return count
@@ -45,7 +44,10 @@ def one_pair_per_activation(graph: Graph) -> int:
     """Let all readers of a tensor share one Q/DQ pair, over the union of the pairs' ranges."""
     first: dict[str, onnx.NodeProto] = {}
     drop: list[onnx.NodeProto] = []
+    count = 0
     for quantize in graph.activation_quantizers():
+        if not is_plain_pair(graph, quantize):
+            continue
         kept = first.setdefault(quantize.input[0], quantize)
         if kept is quantize:
             continue
@@ -55,9 +57,22 @@ def one_pair_per_activation(graph: Graph) -> int:
             graph.rewire(dequantize.output[0], target.output[0], lambda _: True)
             drop.append(dequantize)
         drop.append(quantize)
+        count += 1
     if drop:
-        graph.edit(drop=drop)
-    return len(drop) // 2
+        graph.edit(drop=drop, sort=True)
+    return count
+
+
+def is_plain_pair(graph: Graph, quantize: "onnx.NodeProto") -> bool:
+    """Whether 8-bit integers go straight to DequantizeLinear nodes inside the model."""
+    readers, levels = graph.readers(quantize.output[0]), graph.levels(quantize)
+    return (
+        levels is not None
+        and str(levels[1].dtype) in _RANGE
+        and bool(readers)
+        and all(r.op_type == "DequantizeLinear" for r in readers)
+        and not any(graph.is_output(r.output[0]) for r in readers)
+    )
 
 
 def activation_dtype(graph: Graph, dtype: str) -> int:
@@ -71,12 +86,13 @@ def activation_dtype(graph: Graph, dtype: str) -> int:
     """
     count = 0
     for quantize in graph.activation_quantizers():
-        scale, zero = graph.array(quantize.input[1]), graph.array(quantize.input[2])
-        if scale is None or zero is None or str(zero.dtype) == dtype or zero.dtype.itemsize > 1:
+        levels = graph.levels(quantize)
+        if levels is None or str(levels[1].dtype) not in _RANGE or levels[1].dtype == dtype:
             continue
+        scale, zero = levels
         shift = 128 if dtype == "uint8" else -128
         moved = (zero.astype(np.int32) + shift).astype(dtype)
-        _requantize(graph, quantize, scale, moved)
+        graph.set_levels(quantize, scale, moved)
         count += 1
     graph.edit()
     return count
@@ -190,22 +206,10 @@ def integer_gemm_bias(graph: Graph) -> int:
     product of the input's and the weight's, so that the addition is exact.
     """
     before: dict[int, list[onnx.NodeProto]] = {}
-    for gemm in graph.nodes:
-        if gemm.op_type != "Gemm" or len(gemm.input) < 3 or not _plain_gemm(gemm):
-            continue
-        bias, weights = graph.array(gemm.input[2]), graph.producer(gemm.input[1])
-        inputs = graph.dequantized(gemm.input[0])
-        quantized = [r.op_type == "QuantizeLinear" for r in graph.readers(gemm.output[0])]
-        if bias is None or bias.ndim != 1 or (quantized and all(quantized)):
-            continue
-        if any(n is None or n.op_type != "DequantizeLinear" for n in (weights, inputs)):
-            continue
-        scales = [graph.array(n.input[1]) for n in (inputs, weights) if n is not None]
-        scale = np.ones((), np.float64)
-        for known in scales:
-            scale = scale * (np.nan if known is None else known.reshape(-1))
-        if np.isfinite(scale).all():
-            before[id(gemm)] = [_integer_bias(graph, gemm, bias, scale)]
+    for gemm in layout.float_gemm_biases(graph):
+        bias = graph.array(gemm.input[2])
+        if bias is not None:
+            before[id(gemm)] = [_integer_bias(graph, gemm, bias, layout.product_scale(graph, gemm))]
     graph.edit(before=before)
     return len(before)
 
@@ -226,12 +230,7 @@ def _integer_bias(
     return helper.make_node("DequantizeLinear", [q, s], [out], name=out, axis=0)
 
 
-def _plain_gemm(gemm: "onnx.NodeProto") -> bool:
-    attributes = {a.name: a for a in gemm.attribute}
-    return all(attributes[n].f == 1.0 for n in ("alpha", "beta") if n in attributes)
-
-
-def _range_of(scale: NDArray[Any], zero: NDArray[Any]) -> tuple[float, float]:
+def range_of(scale: NDArray[Any], zero: NDArray[Any]) -> tuple[float, float]:
     """The real numbers that a quantizer covers, as one interval over its channels."""
     low, high = _RANGE[str(zero.dtype)]
     z, s = zero.astype(np.float64), scale.astype(np.float64)
@@ -254,30 +253,16 @@ def parameters(
 
 
 def _widen(graph: Graph, kept: "onnx.NodeProto", other: "onnx.NodeProto") -> None:
-    s1, z1 = graph.array(kept.input[1]), graph.array(kept.input[2])
-    s2, z2 = graph.array(other.input[1]), graph.array(other.input[2])
-    if s1 is None or z1 is None or s2 is None or z2 is None:
+    mine, theirs = graph.levels(kept), graph.levels(other)
+    if mine is None or theirs is None:
         return
+    (s1, z1), (s2, z2) = mine, theirs
     if np.array_equal(s1, s2) and np.array_equal(z1, z2) and z1.dtype == z2.dtype:
         return
-    (l1, h1), (l2, h2) = _range_of(s1, z1), _range_of(s2, z2)
+    (l1, h1), (l2, h2) = range_of(s1, z1), range_of(s2, z2)
     symmetric = bool((z1 == 0).all() and (z2 == 0).all()) and z1.dtype == z2.dtype
-    _requantize(graph, kept, *parameters(min(l1, l2), max(h1, h2), str(z1.dtype), symmetric))
+    graph.set_levels(kept, *parameters(min(l1, l2), max(h1, h2), str(z1.dtype), symmetric))
 
 
 def _dequantize_of(graph: Graph, quantize: "onnx.NodeProto") -> "onnx.NodeProto":
     return next(r for r in graph.readers(quantize.output[0]) if r.op_type == "DequantizeLinear")
-
-
-def _requantize(
-    graph: Graph, quantize: "onnx.NodeProto", scale: NDArray[Any], zero: NDArray[Any]
-) -> None:
-    """Give a Q/DQ pair another scale and zero point, in initializers of its own."""
-    s = graph.set_array(graph.unique(f"{quantize.input[0]}/scale"), scale)
-    z = graph.set_array(graph.unique(f"{quantize.input[0]}/zero"), zero)
-    for node in (quantize, *graph.readers(quantize.output[0])):
-        node.input[1], node.input[2] = s, z
-        if scale.ndim == 0:
-            kept = [a for a in node.attribute if a.name != "axis"]
-            del node.attribute[:]
-            node.attribute.extend(kept)

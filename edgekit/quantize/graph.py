@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
 RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
+MOVES = frozenset({"MaxPool", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"})
 
 
 class Graph:
@@ -77,6 +78,11 @@ class Graph:
         held = self._arrays.get(name)
         return None if held is None else str(helper.tensor_dtype_to_np_dtype(held.data_type).name)
 
+    def shape(self, name: str) -> tuple[int, ...] | None:
+        """A constant's shape; None for other tensors."""
+        held = self._arrays.get(name)
+        return None if held is None else tuple(held.dims)
+
     def array(self, name: str) -> NDArray[Any] | None:
         """A constant's value, None for other tensors."""
         from onnx import TensorProto, numpy_helper
@@ -114,12 +120,14 @@ class Graph:
         *,
         drop: "Iterable[onnx.NodeProto]" = (),
         before: "dict[int, list[onnx.NodeProto]] | None" = None,
+        sort: bool = False,
     ) -> None:
         """Remove nodes and insert nodes, and drop initializers that nothing reads any more.
 
         Args:
             drop: nodes to remove; nobody may read their outputs any more.
             before: `id()` of a node to the nodes to insert before it; 0 for the end.
+            sort: put nodes that are read before they are made in order again.
         """
         gone, inserted = {id(n) for n in drop}, before or {}
         nodes: list[onnx.NodeProto] = []
@@ -128,7 +136,7 @@ class Graph:
             if id(node) not in gone:
                 nodes.append(node)
         nodes.extend(inserted.get(0, ()))
-        copies = [_copy(n) for n in nodes]
+        copies = [_copy(n) for n in (_sorted(nodes) if sort else nodes)]
         del self.model.graph.node[:]
         self.model.graph.node.extend(copies)
         self._drop_unread()
@@ -145,6 +153,14 @@ class Graph:
             copies = [_copy(i) for i in kept]
             del graph.initializer[:]
             graph.initializer.extend(copies)
+
+    def add(self, node: "onnx.NodeProto") -> None:
+        """Put a node at the end, until the next `edit(sort=True)`; references to others hold."""
+        self.model.graph.node.append(node)
+        held = self.model.graph.node[-1]
+        self._producer |= dict.fromkeys(held.output, held)
+        for name in filter(None, held.input):
+            self._readers[name].append(held)
 
     def rewire(self, old: str, new: str, where: Callable[["onnx.NodeProto"], bool]) -> None:
         """Let the readers of `old` for which `where` holds read `new` instead."""
@@ -190,7 +206,65 @@ class Graph:
 
     def axis(self, node: "onnx.NodeProto") -> int:
         """The axis of a Q or DQ node whose scale has several values."""
-        return int(next((a.i for a in node.attribute if a.name == "axis"), 1))
+        return attribute(node, "axis", 1)
+
+    def levels(self, node: "onnx.NodeProto") -> tuple[NDArray[Any], NDArray[Any]] | None:
+        """Scale and zero point of a Q or DQ node; None where they are computed.
+
+        A zero point that is left out is 0, of the dtype that the node reads or writes.
+        """
+        scale, zero = self.array(node.input[1]), self.zero_point(node)
+        if scale is None or (zero is None and len(node.input) > 2 and node.input[2]):
+            return None
+        if zero is None:
+            zero = np.zeros(scale.shape, self.integer_dtype(node))
+        return scale, zero
+
+    def integer_dtype(self, node: "onnx.NodeProto") -> str:
+        """The dtype that a Q node writes or a DQ node reads."""
+        from onnx import helper
+
+        if len(node.input) > 2 and node.input[2]:
+            return self.dtype(node.input[2]) or "uint8"
+        if node.op_type == "DequantizeLinear":
+            made = self.integers_from(node.input[0])
+            return self.dtype(node.input[0]) or (
+                "uint8" if made is None else self.integer_dtype(made)
+            )
+        kind = attribute(node, "output_dtype", 0)
+        return str(helper.tensor_dtype_to_np_dtype(kind).name) if kind else "uint8"
+
+    def integers_from(self, name: str) -> "onnx.NodeProto | None":
+        """The QuantizeLinear that integers come from, through nodes that compute nothing."""
+        made = self.producer(name)
+        while made is not None and made.op_type in MOVES:
+            made = self.producer(made.input[0])
+        return made if made is not None and made.op_type == "QuantizeLinear" else None
+
+    def dequantizers(self, quantize: "onnx.NodeProto") -> "list[onnx.NodeProto]":
+        """The DequantizeLinear nodes that read a QuantizeLinear, through nodes that move only."""
+        found, ahead = [], [quantize.output[0]]
+        while ahead:
+            for reader in self.readers(ahead.pop()):
+                if reader.op_type == "DequantizeLinear":
+                    found.append(reader)
+                elif reader.op_type in MOVES:
+                    ahead.append(reader.output[0])
+        return found
+
+    def set_levels(
+        self, quantize: "onnx.NodeProto", scale: NDArray[Any], zero: NDArray[Any]
+    ) -> None:
+        """Give a Q/DQ pair another scale and zero point, in initializers of its own."""
+        s = self.set_array(self.unique(f"{quantize.input[0]}/scale"), scale)
+        z = self.set_array(self.unique(f"{quantize.input[0]}/zero"), zero)
+        for node in (quantize, *self.dequantizers(quantize)):
+            del node.input[1:]
+            node.input.extend([s, z])
+            gone = {"output_dtype", *(() if scale.ndim else ("axis",))}
+            kept = [a for a in node.attribute if a.name not in gone]
+            del node.attribute[:]
+            node.attribute.extend(kept)
 
     def activation_quantizers(self) -> "list[onnx.NodeProto]":
         """QuantizeLinear nodes whose input is computed, not constant."""
@@ -213,7 +287,7 @@ class Graph:
     def dequantized(self, name: str) -> "onnx.NodeProto | None":
         """The DequantizeLinear that a tensor comes from, through nodes that compute nothing."""
         made = self.producer(name)
-        while made is not None and made.op_type in _MOVES:
+        while made is not None and made.op_type in MOVES:
             made = self.producer(made.input[0])
         return made if made is not None and made.op_type == "DequantizeLinear" else None
 
@@ -239,8 +313,41 @@ class Graph:
         return None
 
 
-_MOVES = {"MaxPool", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"}
 _WEIGHT_PATH = {"DequantizeLinear", "QuantizeLinear", "Transpose", "Reshape", "Identity"}
+
+
+def attribute(node: "onnx.NodeProto", name: str, default: int) -> int:
+    """An integer attribute of a node."""
+    return next((int(a.i) for a in node.attribute if a.name == name), default)
+
+
+def output_axis(layer: "onnx.NodeProto", rank: int) -> int:
+    """The axis of a layer's weight that runs along its output channels."""
+    if layer.op_type == "Conv":
+        return 0
+    if layer.op_type == "ConvTranspose":
+        return 1
+    if layer.op_type == "Gemm":
+        return 0 if attribute(layer, "transB", 0) else 1
+    return rank - 1
+
+
+def _sorted(nodes: "list[onnx.NodeProto]") -> "list[onnx.NodeProto]":
+    """Topological order, as near to the given one as it can be."""
+    waiting, made = list(nodes), {o for n in nodes for o in n.output}
+    done: list[onnx.NodeProto] = []
+    while waiting:
+        later = []
+        for node in waiting:
+            if (set(node.input) | _captured([node])) & made:
+                later.append(node)
+            else:
+                done.append(node)
+                made -= set(node.output)
+        if len(later) == len(waiting):
+            raise ValueError("the graph has a cycle")
+        waiting = later
+    return done
 
 
 def _copy(proto: Any) -> Any:

@@ -63,13 +63,13 @@ def places(graph: Graph) -> dict[str, list[tuple[str, int]]]:
     depth = {n.name: i for i, n in enumerate(graph.nodes)}
     fused = {n.name for n in quantized if n.op_type in CONVOLUTIONS}
     for add in graph.nodes:
-        skip = _skip_input(graph, add, fused, depth)
+        skip = skip_input(graph, add, fused, depth)
         if skip is not None:
             found.setdefault(add.input[skip], []).append((add.name, skip))
     return found
 
 
-def _skip_input(
+def skip_input(
     graph: Graph, add: "onnx.NodeProto", fused: set[str], depth: Mapping[str, int]
 ) -> int | None:
     """Which input of a residual add is the skip; None where the node is no residual add."""

@@ -188,7 +188,8 @@ def test_one_scale_for_what_a_concat_joins(
 ) -> None:
     path = tmp_path / "model.onnx"
     quantize_onnx(fork, path, scheme=schemes["tensorrt"], calibration=batches(), config=SAMPLES)
-    assert [f.rule for f in lint(onnx.load(path), schemes["tensorrt"])] == []
+    found = lint(onnx.load(path), schemes["tensorrt"])
+    assert {f.rule for f in found if f.severity != "note"} == set()
 
 
 def test_the_same_seed_gives_the_same_bytes(
