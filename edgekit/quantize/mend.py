@@ -351,6 +351,18 @@ def _gemm_bias(graph: Graph, scheme: "IntegerScheme") -> list[Mended]:
     return [Mended("gemm-bias", n.name, "rounding", what) for n in layers]
 
 
+def to_symmetric(graph: Graph, scheme: "IntegerScheme") -> dict[str, int]:
+    """Write asymmetric activations symmetrically, with one scale for what a node joins.
+
+    Returns:
+        What was done, in how many places.
+    """
+    return {
+        "symmetric activations": len(_activation_levels(graph, scheme)),
+        "scales shared": len(_shared_scales(graph, scheme)),
+    }
+
+
 STEPS: tuple[Step, ...] = (
     _domains,
     weights.float_biases,

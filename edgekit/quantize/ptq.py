@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from edgekit.errors import PassError
 from edgekit.lower import check
 from edgekit.progress import Progress, Silent
-from edgekit.quantize import bias, calibration, dialect, engine, lint, placement
+from edgekit.quantize import bias, calibration, dialect, engine, lint, mend, placement
 from edgekit.quantize.config import PtqConfig
 from edgekit.quantize.graph import RECURRENT, Graph
 from edgekit.quantize.prepare import exclusions, prepare
@@ -174,6 +174,8 @@ def _mend(
         done["symmetric int8 pairs placed"] = placement.insert(graph, where, magnitudes)
     else:
         done = _mend_for_onnxruntime(graph, scheme, samples)
+    if scheme.activation_symmetric and not scheme.skip_input_of_add:
+        done |= mend.to_symmetric(graph, scheme)
     model.graph.ClearField("value_info")
     return {what: count for what, count in done.items() if count}
 

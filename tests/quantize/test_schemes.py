@@ -10,6 +10,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 
+from edgekit import target
 from edgekit.errors import PassError, UsageError
 from edgekit.lower import tensorrt
 from edgekit.quantize.config import PtqConfig
@@ -52,7 +53,7 @@ def optimized(path: Path, tmp_path: Path) -> Counter[str]:
     return Counter(n.op_type for n in onnx.load(tmp_path / "optimized.onnx").graph.node)
 
 
-@pytest.mark.parametrize("name", ["ort-x86-avx2", "ort-x86-vnni", "ort-arm64", "tensorrt"])
+@pytest.mark.parametrize("name", target.dialects())
 def test_every_scheme(
     made: dict[str, tuple[Path, QuantReport]],
     schemes: dict[str, IntegerScheme],
@@ -263,10 +264,10 @@ def test_a_quantized_model_is_refused(
 def test_a_result_that_breaks_its_scheme_is_not_written(
     residual: Path, batches: Batches, schemes: dict[str, IntegerScheme], tmp_path: Path
 ) -> None:
-    # NNCF's placement cannot hold "no zero points" without the TensorRT placement.
-    scheme = schemes["ort-arm64"].model_copy(update={"activation_symmetric": True})
+    # TensorRT's placement writes int8 alone.
+    scheme = schemes["tensorrt"].model_copy(update={"activation": "uint8"})
     path = tmp_path / "model.onnx"
-    with pytest.raises(PassError, match="zero point"):
+    with pytest.raises(PassError, match="wants uint8"):
         quantize_onnx(residual, path, scheme=scheme, calibration=batches(), config=SAMPLES)
     assert not path.exists()
 
