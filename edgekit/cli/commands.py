@@ -13,6 +13,7 @@ from edgekit.cli import (
     compare_command,
     device_command,
     doctor_command,
+    export_command,
     lint_command,
     meters_command,
     pass_commands,
@@ -37,7 +38,7 @@ app.command("finetune")(pass_commands.finetune)
 app.command("distill")(pass_commands.distill)
 app.command("quantize")(pass_commands.quantize)
 app.command("cast")(cast_command.cast)
-app.command("export")(pass_commands.export)
+app.command("export")(export_command.export)
 app.command("preflight")(preflight_command.preflight)
 app.command("lint")(lint_command.lint)
 app.command("build")(pass_commands.build)

@@ -234,31 +234,6 @@ def quantize(
     )
 
 
-def export(
-    model: common.Model,
-    out: common.Out,
-    *,
-    opset: Annotated[int | None, typer.Option(min=13, help="The ONNX opset.")] = None,
-    target: common.Target = None,
-    set_: common.Set = None,
-    imports: common.Imports = None,
-    json: common.Json = False,
-) -> None:
-    """Write a clean ONNX file and check that it computes the same numbers."""
-    from edgekit.passes.export_onnx import ExportOnnx
-
-    apply(
-        ExportOnnx,
-        {"opset": opset},
-        model,
-        out,
-        json=json,
-        set_=set_,
-        target=target,
-        imports=imports,
-    )
-
-
 def build(
     model: common.Model,
     out: common.Out,

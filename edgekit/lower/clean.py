@@ -16,6 +16,7 @@ import numpy as np
 from edgekit.errors import PassError
 from edgekit.lower import check, tidy
 from edgekit.lower.export import finish, quiet
+from edgekit.lower.opset import opset_of, upgrade
 
 if TYPE_CHECKING:
     import onnx
@@ -30,7 +31,7 @@ class CleanReport:
     """What cleaning changed, and how close the numbers are.
 
     Attributes:
-        opset: of the file; never changed.
+        opset: of the file.
         nodes_before: how many nodes there were.
         nodes: how many there are.
         size_bytes: of the file.
@@ -58,6 +59,7 @@ def clean_onnx(
     src: Path,
     dst: Path,
     *,
+    opset: int | None = None,
     batches: tuple[int, ...] = (1, 2, 5),
     atol: float = 1e-4,
     rtol: float = 1e-3,
@@ -68,6 +70,7 @@ def clean_onnx(
     Args:
         src: the original.
         dst: the file to write; whole or not at all.
+        opset: a newer one to write it in; None keeps the file's.
         batches: sizes to give to dynamic dimensions, one run each.
         atol: absolute tolerance (`edgekit.lower.check` says how it scales).
         rtol: relative tolerance.
@@ -81,7 +84,7 @@ def clean_onnx(
 
     original = read_onnx(src)
     before = len(original.graph.node)
-    proto, warnings = cleaned(original)
+    proto, warnings = cleaned(original if opset is None else upgrade(original, opset))
     inputs, _ = specs(proto)
     write_onnx(proto, dst)
     try:
@@ -92,7 +95,7 @@ def clean_onnx(
     if not feeds:
         warnings.append("The original does not run on random inputs, so nothing was compared.")
     return CleanReport(
-        opset=_opset(proto),
+        opset=opset_of(proto),
         nodes_before=before,
         nodes=len(proto.graph.node),
         size_bytes=dst.stat().st_size,
@@ -163,10 +166,6 @@ def _name_nodes(model: object) -> None:
             name = f"{node.name or node.op_type}_{count}"
         node.name = name
         used.add(name)
-
-
-def _opset(model: "onnx.ModelProto") -> int:
-    return next((int(o.version) for o in model.opset_import if o.domain in {"", "ai.onnx"}), 0)
 
 
 def _compare(

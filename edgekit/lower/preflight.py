@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from edgekit.errors import UnavailableError, UsageError
 from edgekit.lower import dla, library, operators
 from edgekit.lower.names import layer_of
+from edgekit.lower.opset import opset_of
 
 if TYPE_CHECKING:
     import onnx
@@ -146,7 +147,7 @@ def preflight(
         fit=not any(f.severity == "error" for f in findings),
         evidence=evidence,
         checked_by=checked_by,
-        opset=_opset(model),
+        opset=opset_of(model),
         findings=tuple(findings),
         placements=placements,
         devices=dict(Counter(p.device for p in placements)),
@@ -284,12 +285,8 @@ def _ask_onnxruntime(
     return evidence, by, []
 
 
-def _opset(model: "onnx.ModelProto") -> int:
-    return next((int(o.version) for o in model.opset_import if o.domain in {"", "ai.onnx"}), 0)
-
-
 def _opset_finding(model: "onnx.ModelProto", target: "Target") -> list[Finding]:
-    opset = _opset(model)
+    opset = opset_of(model)
     if opset <= target.opset:
         return []
     return [
