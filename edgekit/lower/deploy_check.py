@@ -40,7 +40,7 @@ def check_deployment(
     Raises:
         PassError: an output differs.
     """
-    feeds = []
+    feeds: list[check.Arrays] = []
     for size in (1, 2):
         feed = random_feed(inputs, size, seed=size)
         generator = np.random.default_rng(size)
@@ -81,16 +81,16 @@ def _normalised(frames: Array, wanted: Deployment) -> Array:
     if image.layout == "NHWC":
         value = value.transpose(0, 3, 1, 2)
     mean, std = (np.asarray(v).reshape(1, -1, 1, 1) for v in (image.mean, image.std))
-    return ((value * image.scale - mean) / std).astype(np.float32)
+    return np.asarray((value * image.scale - mean) / std, np.float32)
 
 
 def _ended(value: Array, ending: str) -> Array:
     if ending == "argmax":
-        return value.argmax(1)
+        return np.asarray(value.argmax(1))
     if ending == "sigmoid":
-        return (1 / (1 + np.exp(-value.astype(np.float64)))).astype(value.dtype)
+        return np.asarray(1 / (1 + np.exp(-value.astype(np.float64))), value.dtype)
     e = np.exp(value.astype(np.float64) - value.max(1, keepdims=True))
-    return (e / e.sum(1, keepdims=True)).astype(value.dtype)
+    return np.asarray(e / e.sum(1, keepdims=True), value.dtype)
 
 
 def decoded(raw: Array, wanted: Boxes) -> check.Arrays:

@@ -104,10 +104,10 @@ def _front(
     import onnx
 
     steps: list[tuple[str, list[str], dict[str, Any]]] = []
+    if wanted.dtype == "uint8":  # first of all: TensorRT transposes no uint8
+        steps.append(("Cast", [], {"to": onnx.TensorProto.FLOAT}))
     if wanted.layout == "NHWC":
         steps.append(("Transpose", [], {"perm": [0, 3, 1, 2]}))
-    if wanted.dtype == "uint8":
-        steps.append(("Cast", [], {"to": onnx.TensorProto.FLOAT}))
     for operator, value, neutral in (("Sub", shift, 0.0), ("Mul", factor, 1.0)):
         if (value != neutral).any():
             array = value.astype(np.float32).reshape(1, -1, 1, 1)

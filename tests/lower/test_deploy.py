@@ -163,12 +163,19 @@ def test_boxes_on_the_last_axis(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not library.available("tensorrt-rtx")[0], reason="no tensorrt-rtx")
-def test_tensorrt_takes_frames_and_boxes(classifier: Path, detector: Path, tmp_path: Path) -> None:
+def test_tensorrt_takes_frames(classifier: Path, tmp_path: Path) -> None:
     wanted = {"shapes": {"image": (1, 3, 8, 8)}, "image": IMAGENET, "append": {"logits": "argmax"}}
     changed(classifier, **wanted)
     build_engine(tmp_path / "changed.onnx", tmp_path / "a", compute_capabilities=("8.6",))
-    changed(detector, boxes={})
-    build_engine(tmp_path / "changed.onnx", tmp_path / "b", compute_capabilities=("8.6",))
+
+
+@pytest.mark.skipif(not library.available("tensorrt-rtx")[0], reason="no tensorrt-rtx")
+def test_tensorrt_rtx_parses_boxes_and_has_no_kernel_for_them(
+    detector: Path, tmp_path: Path
+) -> None:
+    changed(detector, shapes={"raw": (1, 40, 7)}, boxes={})
+    with pytest.raises(PassError, match=r"could not build.*NonMaxSuppression"):
+        build_engine(tmp_path / "changed.onnx", tmp_path / "b", compute_capabilities=("8.6",))
 
 
 @pytest.mark.parametrize(
