@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from edgekit.errors import GateError, UsageError
 from edgekit.graph.onnx_model import write_onnx
@@ -101,6 +101,56 @@ def test_a_foreign_file_for_x86(foreign: dict[str, Path], tmp_path: Path) -> Non
         ("weight-bits", "lossy"),
         ("output-quantized", "rounding"),
     }
+
+
+PT2E = Path(__file__).parent / "files" / "pt2e-x86.onnx"  # torch 2.13, torchao 0.18, X86Inductor
+
+
+@pytest.mark.parametrize(
+    ("target", "named", "mended"),
+    [
+        ("rtx", {"activation-dtype", "zero-point"}, {"activation-dtype"}),
+        (
+            "x86-avx2",
+            {"weight-bits", "gemm-bias", "unfused-layer"},
+            {"weight-bits", "gemm-bias"},
+        ),
+    ],
+)
+def test_a_file_of_pytorchs_pt2e_flow(
+    target: str, named: set[str], mended: set[str], tmp_path: Path
+) -> None:
+    """Its scales are initializers, its weights int8 without a bias pair, its activations uint8."""
+    out = tmp_path / "m.onnx"
+    report = fixed(PT2E, target, out)
+    assert {f.rule for f in report.findings if f.severity != "note"} == named
+    assert {m.rule for m in report.fix.mends} == mended  # type: ignore[union-attr]
+    assert report.fix.fidelity.worst_steps <= 2  # type: ignore[union-attr]
+    if target == "rtx" and tensorrt.available("tensorrt-rtx")[0]:
+        built = tensorrt.build_engine(out, tmp_path / "e", compute_capabilities=("8.6",))
+        assert built.parser_warnings == ()
+
+
+def test_a_file_in_model_optimizers_layout(
+    schemes: dict[str, IntegerScheme], tmp_path: Path
+) -> None:
+    """Float weights with a pair of their own, all int8 around 0, scales in Constant nodes."""
+    scale = numpy_helper.from_array(VALUES["s4"])
+    nodes = [
+        *X,
+        helper.make_node("Constant", [], ["ws"], "ws", value=scale),
+        helper.make_node("QuantizeLinear", ["wf", "ws", "i04"], ["wq"], "wq", axis=0),
+        helper.make_node("DequantizeLinear", ["wq", "ws", "i04"], ["wd"], "wd", axis=0),
+        conv("d", "wd", "c"),
+        relu("c"),
+    ]
+    made = model(nodes, VALUES)
+    found = [f for f in lint(made, schemes["tensorrt"]) if f.severity != "note"]
+    assert [(f.rule, f.severity) for f in found] == [("float-weight", "warning")]
+    mended, done = mend(made, schemes["tensorrt"])
+    assert [(m.rule, m.kind) for m in done] == [("float-weight", "exact")]
+    right, got = outputs(made, mended)
+    np.testing.assert_array_equal(got, right)
 
 
 def outputs(before: onnx.ModelProto, after: onnx.ModelProto) -> tuple[np.ndarray, np.ndarray]:

@@ -146,9 +146,12 @@ def test_tensorrt_scales_are_calibrated_maxima(
 
 
 @pytest.mark.skipif(not tensorrt.available("tensorrt-rtx")[0], reason="not installed")
-@pytest.mark.parametrize("network", ["residual", "fork"])
+@pytest.mark.parametrize(
+    ("network", "dialect"), [("residual", "tensorrt"), ("fork", "tensorrt"), ("residual", "dla")]
+)
 def test_tensorrt_takes_it_without_a_warning(
     network: str,
+    dialect: str,
     request: pytest.FixtureRequest,
     batches: Batches,
     schemes: dict[str, IntegerScheme],
@@ -158,7 +161,7 @@ def test_tensorrt_takes_it_without_a_warning(
     quantize_onnx(
         request.getfixturevalue(network),
         path,
-        scheme=schemes["tensorrt"],
+        scheme=schemes[dialect],
         calibration=batches(),
         config=SAMPLES,
     )
