@@ -19,6 +19,7 @@ from edgekit.cli import (
     pass_commands,
     preflight_command,
     prune_command,
+    quantize_command,
     recipe_commands,
     run_command,
 )
@@ -36,7 +37,7 @@ app.command("capture")(pass_commands.capture)
 app.command("prune")(prune_command.prune)
 app.command("finetune")(pass_commands.finetune)
 app.command("distill")(pass_commands.distill)
-app.command("quantize")(pass_commands.quantize)
+app.command("quantize")(quantize_command.quantize)
 app.command("cast")(cast_command.cast)
 app.command("export")(export_command.export)
 app.command("preflight")(preflight_command.preflight)

@@ -206,34 +206,6 @@ def distill(
     )
 
 
-def quantize(
-    model: common.Model,
-    out: common.Out,
-    *,
-    data: common.Data,
-    target: Annotated[str, typer.Option("--target", help="A name from `edgekit targets`.")],
-    set_: common.Set = None,
-    imports: common.Imports = None,
-    seed: common.Seed = 0,
-    json: common.Json = False,
-) -> None:
-    """Quantize to int8 in the scheme that the target's kernels want."""
-    from edgekit.passes.quantize import Quantize
-
-    apply(
-        Quantize,
-        {},
-        model,
-        out,
-        json=json,
-        set_=set_,
-        data=data,
-        target=target,
-        seed=seed,
-        imports=imports,
-    )
-
-
 def build(
     model: common.Model,
     out: common.Out,

@@ -99,6 +99,11 @@ class Pass(BaseModel):
         return self.needs_data
 
     @property
+    def measures(self) -> bool:
+        """Whether this machine decides what comes out; of some passes only with some fields."""
+        return not self.deterministic
+
+    @property
     def title(self) -> str:
         """What the step is called."""
         return self.name or self.kind

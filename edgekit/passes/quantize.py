@@ -1,17 +1,20 @@
-"""`quantize`: int8 post-training quantization in the integer scheme of the branch's target."""
+"""`quantize`: int8 post-training quantization that is held against its parent before it is kept."""
 
-from collections.abc import Iterator, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+from pydantic import Field
 
 from edgekit.artifact import Artifact, Format
 from edgekit.errors import PassError, RecipeError
 from edgekit.passes.base import Context, Pass
 from edgekit.passes.capture import onnx_artifact
 from edgekit.passes.export_onnx import ExportOnnx
-from edgekit.quantize.config import PtqConfig
+from edgekit.quantize.config import Budget, GuardGate, Method, Place, PtqConfig
 from edgekit.target import IntegerScheme, Target
 
 if TYPE_CHECKING:
@@ -19,13 +22,22 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edgekit.data import Dataset
+    from edgekit.quantize.attempts import Attempt
+    from edgekit.quantize.ladder import Ladder
+    from edgekit.quantize.ptq import QuantReport
 
 
 class Quantize(PtqConfig, Pass):
-    """Static int8 quantization, calibrated on the recipe's calibration split.
+    """int8 quantization, calibrated on the recipe's calibration split, and guarded.
 
     Attributes:
         scheme: how integers are written; the target's unless given.
+        method: `static` ranges, `dynamic` ones (ONNX Runtime alone), or what suits the network.
+        guard: hold the result against its parent; repair it, or fail with exit code 5.
+        gate: what the guard lets it lose.
+        budget: what the model may cost; the layers that lose most stay in float32 within it.
+        requantize: take a model that is quantized already, and quantize what it stands for.
+        place: where it will run; the target's unless given.
     """
 
     accepts: ClassVar[frozenset[Format]] = frozenset({"pt2", "onnx"})
@@ -34,32 +46,50 @@ class Quantize(PtqConfig, Pass):
 
     kind: Literal["quantize"] = "quantize"
     scheme: IntegerScheme | None = None
+    method: Method = "auto"
+    guard: bool = True
+    gate: GuardGate = Field(default_factory=GuardGate)
+    budget: Budget | None = None
+    requantize: bool = False
+    place: Place | None = None
+
+    @property
+    def measures(self) -> bool:
+        """With the guard, this machine's speed decides what comes out."""
+        return self.guard or self.budget is not None
 
     def resolve(self, targets: Sequence[Target]) -> Self:
-        """Take the integer scheme of the branch's target."""
-        if self.scheme is not None:
-            return self
-        schemes = {t.int8.name: t.int8 for t in targets if t.int8 is not None}
-        if len(schemes) != 1:
-            names = ", ".join(t.name for t in targets) or "no target"
-            raise RecipeError(
-                f"`quantize` cannot take one integer scheme from {names}.",
-                "Quantize inside a branch whose target has an int8 scheme.",
+        """Take the integer scheme of the branch's target, and where it runs."""
+        found: dict[str, Any] = {}
+        if self.scheme is None:
+            schemes = {t.int8.name: t.int8 for t in targets if t.int8 is not None}
+            if len(schemes) != 1:
+                names = ", ".join(t.name for t in targets) or "no target"
+                raise RecipeError(
+                    f"`quantize` cannot take one integer scheme from {names}.",
+                    "Quantize inside a branch whose target has an int8 scheme.",
+                )
+            found["scheme"] = next(iter(schemes.values()))
+        if self.place is None and len(targets) == 1:
+            t = targets[0]
+            found["place"] = Place(
+                runtime=t.runtime, machine=t.machine, threads=t.threads, energy=t.energy
             )
-        return self.model_copy(update={"scheme": next(iter(schemes.values()))})
+        return self.model_copy(update=found) if found else self
 
     def run(self, artifact: Artifact, context: Context) -> Artifact:
         """Write an int8 `model.onnx`."""
-        if artifact.format == "onnx":
-            return self._quantize(artifact, artifact.path, context)
         with TemporaryDirectory(dir=context.out.parent, prefix=".float32-") as folder:
-            lowering = replace(context, out=Path(folder), notes={})
-            lowered = ExportOnnx().resolve(()).run(artifact, lowering)
-            return self._quantize(artifact, lowered.path, context)
+            source = artifact
+            if artifact.format == "pt2":
+                lowering = replace(context, out=Path(folder), notes={})
+                source = ExportOnnx().resolve(()).run(artifact, lowering)
+            elif self.requantize:
+                source = _float_form(artifact, Path(folder) / "model.onnx", context)
+            return self._quantize(artifact, source, context)
 
-    def _quantize(self, parent: Artifact, source: Path, context: Context) -> Artifact:
+    def _quantize(self, parent: Artifact, source: Artifact, context: Context) -> Artifact:
         from edgekit.graph.onnx_model import read_onnx, specs
-        from edgekit.quantize.ptq import quantize_onnx
 
         if context.data is None or self.scheme is None:
             raise PassError(
@@ -67,22 +97,97 @@ class Quantize(PtqConfig, Pass):
                 "Add a `data:` section, and a target with an int8 scheme.",
             )
         path = context.out / "model.onnx"
-        report = quantize_onnx(
-            source,
-            path,
-            scheme=self.scheme,
-            calibration=_calibration(context.data.for_model(parent.inputs)),
-            config=self,
-            seed=context.seed,
-            progress=context.progress,
-        )
-        context.notes.update(asdict(report))
-        for warning in report.warnings:
-            context.warn(warning)
+        with TemporaryDirectory(dir=context.out.parent, prefix=".attempts-") as folder:
+            ladder = self._ladder(source, context.data, context, Path(folder))
+            if self.guard or self.budget is not None:
+                kept = self._guarded(ladder, context)
+                _move(kept.path, path)
+                report = kept.report
+            else:
+                kind = ladder.kinds(self.method)[0]
+                report = ladder.make(kind, self, path)
+                context.notes["guard"] = {"held": None, "said": "off: `guard: false` (--no-guard)"}
+        if report is None:
+            raise PassError(f"{self.title} made no model.", "Report this as a bug.")
+        _tell(report, context)
         inputs, outputs = specs(read_onnx(path))
         return onnx_artifact(path, inputs, outputs, made_by=self.kind, parents=(parent,))
 
+    def _ladder(
+        self, source: Artifact, data: "Dataset", context: Context, folder: Path
+    ) -> "Ladder":
+        from edgekit.quantize.guard import Judge
+        from edgekit.quantize.ladder import Ladder
 
-def _calibration(data: "Dataset") -> Iterator[dict[str, "NDArray[np.generic]"]]:
+        judge = Judge(
+            parent=source,
+            data=data,
+            task=context.task,
+            gate=self.gate,
+            place=self.place,
+            threads=context.threads,
+            seed=context.seed,
+            progress=context.progress,
+        )
+        fitted = data.for_model(source.inputs)
+        return Ladder(
+            source=source.path,
+            scheme=self.scheme,  # type: ignore[arg-type]  # it was looked at by the caller
+            calibration=lambda: _calibration(fitted),
+            judge=judge,
+            config=self,
+            folder=folder,
+            seed=context.seed,
+            progress=context.progress,
+        )
+
+    def _guarded(self, ladder: "Ladder", context: Context) -> "Attempt":
+        kept = ladder.climb(self.method)
+        context.notes["guard"] = {
+            "held": True,
+            "gate": self.gate.model_dump(),
+            "kept": kept.rung,
+            "judged_on": ladder.judge.split,
+            "tried": [each.row() for each in ladder.tried],
+            "reverted": [asdict(each) for each in ladder.reverted],
+        }
+        for warning in ladder.judge.warnings:
+            context.warn(warning)
+        latency = kept.latency
+        if latency is not None and latency.label == "unavailable":
+            context.warn(f"The guard held accuracy alone; latency was {latency.said}.")
+        return kept
+
+
+def _float_form(artifact: Artifact, path: Path, context: Context) -> Artifact:
+    """What a quantized file stands for, as an artifact; a float file as it is."""
+    from edgekit.graph.onnx_model import read_onnx, write_onnx
+    from edgekit.quantize.detect import quantized, to_float
+
+    model = read_onnx(artifact.path)
+    how = quantized(model)
+    if not how:
+        return artifact
+    write_onnx(to_float(model), path)
+    context.warn(
+        f"The model is quantized already: {how}. What it stands for was quantized anew, and is "
+        "what the result was compared with; what its rounding lost is lost."
+    )
+    return onnx_artifact(path, artifact.inputs, artifact.outputs, made_by="dequantize")
+
+
+def _tell(report: "QuantReport", context: Context) -> None:
+    context.notes.update(asdict(report))
+    for warning in report.warnings:
+        context.warn(warning)
+
+
+def _move(source: Path, target: Path) -> None:
+    """Take a model and its external data from where it was made."""
+    for file in source.parent.iterdir():
+        shutil.move(file, target.parent / file.name)
+
+
+def _calibration(data: "Dataset") -> "Iterator[Mapping[str, NDArray[np.generic]]]":
     for batch in data.batches("calibration", 1):
         yield batch.inputs

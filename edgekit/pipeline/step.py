@@ -170,7 +170,7 @@ def step_key(step: Pass, parent: Made, context: Context) -> str:
         seed=context.seed,
         threads=context.threads if step.trains else None,
         processes=os.environ.get("WORLD_SIZE", "1") if step.trains else None,
-        device=None if step.deterministic else fingerprint()["digest"],
+        device=fingerprint()["digest"] if step.measures else None,
         versions=manifest.versions(),
     )
 

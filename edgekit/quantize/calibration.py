@@ -30,6 +30,7 @@ class Samples:
 
     def __init__(self, inputs: tuple["TensorSpec", ...]) -> None:
         self.count = 0
+        self._ranges: dict[str, tuple[float, float]] = {}
         self._inputs = inputs
         self._rows = _rows_at_once(inputs)
         self._feeds = 0
@@ -85,6 +86,11 @@ class Samples:
         for _ in range(self._feeds):
             yield {spec.name: np.load(self._file, allow_pickle=False) for spec in self._inputs}
 
+    @property
+    def constant(self) -> tuple[str, ...]:
+        """Inputs that have one and the same value everywhere, over all samples."""
+        return tuple(name for name, (low, high) in self._ranges.items() if low == high)
+
     def first(self, count: int) -> "First":
         """The first `count` feeds, as often as wanted."""
         return First(self, count)
@@ -121,6 +127,7 @@ class Samples:
                     "infinity.",
                     "Remove or mend the sample: ranges cannot be taken from it.",
                 )
+            self._see(spec.name, value)
             fixed = spec.shape if self._rows is None else spec.shape[1:]
             have = value.shape if self._rows is None else value.shape[1:]
             if len(have) != len(fixed) or any(
@@ -131,6 +138,32 @@ class Samples:
                     f"takes {list(spec.shape)}.",
                     "Mend the data's preprocessing.",
                 )
+        self._check_named(row)
+
+    def _see(self, name: str, value: NDArray[Any]) -> None:
+        if value.size:
+            low, high = self._ranges.get(name, (np.inf, -np.inf))
+            self._ranges[name] = min(low, float(value.min())), max(high, float(value.max()))
+
+    def _check_named(self, row: Arrays) -> None:
+        """Hold the sizes of named dimensions against each other, and multiples against theirs."""
+        sizes: dict[str, int] = {}
+        for spec in self._inputs:
+            for axis, (dim, size) in enumerate(zip(spec.shape, row[spec.name].shape, strict=True)):
+                if isinstance(dim, int) or (axis == 0 and self._rows is not None):
+                    continue
+                factor, star, name = dim.replace(" ", "").partition("*")
+                if not star:
+                    factor, name = "1", dim
+                if not factor.isdigit() or int(factor) == 0:
+                    continue
+                wanted = sizes.setdefault(name, size // int(factor)) * int(factor)
+                if size != wanted:
+                    raise UsageError(
+                        f"Calibration input {spec.name!r} has size {size} at axis {axis}, which "
+                        f"the model calls {dim!r}; {wanted} would fit.",
+                        "Mend the data's preprocessing.",
+                    )
 
     def _keep(self, row: Arrays) -> None:
         if (self._rows or 1) == 1:

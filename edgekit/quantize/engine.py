@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _TELEMETRY = "openvino_telemetry"
 _LOCK = threading.Lock()
+RANGES = ("min-max", "mean-min-max")  # that NNCF finds; others are put in its place
 
 
 @dataclass(frozen=True)
@@ -115,9 +116,9 @@ def quantize(
         ),
         disable_bias_correction=True,  # edgekit.quantize.bias does it, and says why
         activations_range_estimator_params=(
-            RangeEstimatorParametersSet.MINMAX
-            if config.ranges == "min-max"
-            else RangeEstimatorParametersSet.MEAN_MINMAX
+            RangeEstimatorParametersSet.MEAN_MINMAX
+            if config.ranges == "mean-min-max"
+            else RangeEstimatorParametersSet.MINMAX
         ),
         smooth_quant_alphas=AdvancedSmoothQuantParameters(convolution=-1.0, matmul=alpha),
     )

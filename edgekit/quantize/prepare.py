@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from edgekit.errors import PassError, UsageError
 from edgekit.quantize.config import PtqConfig
+from edgekit.quantize.detect import quantized
 from edgekit.quantize.graph import WEIGHTED, Graph
 
 if TYPE_CHECKING:
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
 
     from edgekit.target import IntegerScheme
 
+LARGEST_BYTES = 2**31 - (64 << 20)  # protobuf's limit, with room for the graph
 _MINIMUM_OPSET = 13  # per-channel weights
 
 
@@ -27,11 +29,17 @@ def prepare(model: "onnx.ModelProto") -> tuple["onnx.ModelProto", list[str]]:
     from edgekit.lower.clean import cleaned
     from edgekit.lower.export import PRODUCER
 
-    if any(
-        n.op_type in {"QuantizeLinear", "QLinearConv", "DequantizeLinear"} for n in model.graph.node
-    ):
+    if how := quantized(model):
         raise UsageError(
-            "The model is quantized already.", "Give the float32 model that it was made from."
+            f"The model is quantized already: {how}.",
+            "Give the float32 model that it was made from, or `requantize: true` (--requantize).",
+        )
+    size = sum(len(t.raw_data) for t in model.graph.initializer)
+    if size > LARGEST_BYTES:
+        raise UsageError(
+            f"The model holds {size / 2**30:.1f} GiB of weights: calibration runs it in memory, "
+            "which ONNX allows up to 2 GiB.",
+            "Quantize the network in parts.",
         )
     warnings: list[str] = []
     opset = next((o.version for o in model.opset_import if o.domain in {"", "ai.onnx"}), 0)

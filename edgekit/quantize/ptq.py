@@ -1,8 +1,9 @@
 """Post-training quantization: a float32 ONNX file becomes an int8 one in a target's own form.
 
 NNCF is the engine: it chooses what to quantize, finds ranges, rounds weights and writes Q/DQ.
-Biases are corrected here (`edgekit.quantize.bias`). Two dialects are made from what NNCF writes,
-because each is what measured best on its runtime:
+What it lacks for ONNX is done here: ranges by percentile, squared error and divergence
+(`edgekit.quantize.ranges`), biases (`bias`), equalization (`equalize`), AdaRound (`adaround`).
+Two dialects are made from what NNCF writes, because each is what measured best on its runtime:
 
 - ONNX Runtime (`ort-x86-avx2`, `ort-x86-vnni`, `ort-arm64`): NNCF's placement as it is. On a
   ResNet-8 it turns every convolution, add and pooling into integer kernels; leaving out the adds
@@ -24,7 +25,19 @@ from numpy.typing import NDArray
 from edgekit.errors import PassError
 from edgekit.lower import check
 from edgekit.progress import Progress, Silent
-from edgekit.quantize import bias, calibration, dialect, engine, lint, mend, placement
+from edgekit.quantize import (
+    adaround,
+    bias,
+    calibration,
+    dialect,
+    engine,
+    equalize,
+    lint,
+    mend,
+    placement,
+    ranges,
+    scales,
+)
 from edgekit.quantize.config import PtqConfig
 from edgekit.quantize.graph import RECURRENT, Graph
 from edgekit.quantize.prepare import exclusions, prepare
@@ -113,16 +126,27 @@ def quantize_onnx(
     model, warnings = prepare(read_onnx(src))
     ignored = exclusions(model, config, scheme)
     inputs, _ = specs(model)
-    with _samples(inputs, calibration, config, shown, warnings) as samples:
+    with read_samples(inputs, calibration, config, shown, warnings) as samples:
+        done: dict[str, int] = {}
+        original = model
+        if config.equalize:
+            with shown.task("equalize", None):
+                model, done = equalize.equalize(model, samples.first(_CHECKED))
         with shown.task("quantize", None):
             made = engine.quantize(model, samples, config, _options(scheme), sorted(ignored))
-            done = _mend(made, scheme, samples)
+            done |= _mend(model, made, scheme, samples, config)
+        if config.adaround:
+            with shown.task("round weights", 1.0) as task:
+                rounded = adaround.adaround(
+                    model, made, samples.first(config.bias_samples), seed=seed, advance=task.advance
+                )
+            done |= {"layers rounded by their output": rounded} if rounded else {}
         uncorrected = _correct(model, made, samples, config, shown, done)
         if scheme.quantize_bias and (count := dialect.integer_gemm_bias(Graph(made))):
             done["Gemm biases to int32"] = count
         shorten(Graph(made))
         _lint(made, scheme)
-        sqnr = _noise(model, made, samples)
+        sqnr = noise_db(original, made, samples)
     warnings += [
         f"Output {name!r} has a signal to noise ratio of {value} dB: most of it is noise."
         for name, value in sqnr.items()
@@ -130,17 +154,27 @@ def quantize_onnx(
     ]
     write_onnx(made, dst)
     return _report(
-        model, made, scheme, ignored, uncorrected, samples.count, sqnr, done, (src, dst), warnings
+        original,
+        made,
+        scheme,
+        ignored,
+        uncorrected,
+        samples.count,
+        sqnr,
+        done,
+        (src, dst),
+        warnings,
     )
 
 
-def _samples(
+def read_samples(
     inputs: Any,
     batches: Iterable[Mapping[str, NDArray[Any]]],
     config: PtqConfig,
     progress: Progress,
     warnings: list[str],
 ) -> calibration.Samples:
+    """Read and check calibration samples; what is odd about them is added to `warnings`."""
     samples = calibration.Samples(inputs)
     try:
         with progress.task("read calibration samples", config.samples) as task:
@@ -152,6 +186,13 @@ def _samples(
         warnings.append(
             f"{samples.count} calibration samples were used; {config.samples} were asked for."
         )
+    if samples.count == 1:
+        warnings.append("There is one calibration sample: ranges taken from it say little.")
+    warnings += [
+        f"Input {name!r} is constant over all calibration samples: so is its range."
+        for name in samples.constant
+        if samples.count > 1
+    ]
     return samples
 
 
@@ -162,38 +203,51 @@ def _options(scheme: "IntegerScheme") -> engine.EngineOptions:
 
 
 def _mend(
-    model: "onnx.ModelProto", scheme: "IntegerScheme", samples: calibration.Samples
+    model: "onnx.ModelProto",
+    made: "onnx.ModelProto",
+    scheme: "IntegerScheme",
+    samples: calibration.Samples,
+    config: PtqConfig,
 ) -> dict[str, int]:
     """Turn what NNCF wrote into the scheme, in place; what was done, in how many places."""
-    graph = Graph(model)
+    graph = Graph(made)
     if scheme.skip_input_of_add:
         done = {"activation pairs taken out": placement.strip_activations(graph)}
         where = placement.places(graph)
-        found = _extremes(model, tuple(where), samples)
+        found = _limits(model, made, tuple(where), samples, config, symmetric=True)
         magnitudes = {name: max(-low, high) for name, (low, high) in found.items()}
         done["symmetric int8 pairs placed"] = placement.insert(graph, where, magnitudes)
     else:
-        done = _mend_for_onnxruntime(graph, scheme, samples)
+        done = _mend_for_onnxruntime(model, graph, scheme, samples, config)
     if scheme.activation_symmetric and not scheme.skip_input_of_add:
         done |= mend.to_symmetric(graph, scheme)
-    model.graph.ClearField("value_info")
+    made.graph.ClearField("value_info")
     return {what: count for what, count in done.items() if count}
 
 
 def _mend_for_onnxruntime(
-    graph: Graph, scheme: "IntegerScheme", samples: calibration.Samples
+    model: "onnx.ModelProto",
+    graph: Graph,
+    scheme: "IntegerScheme",
+    samples: calibration.Samples,
+    config: PtqConfig,
 ) -> dict[str, int]:
-    dtype = scheme.activation
+    dtype, symmetric = scheme.activation, scheme.activation_symmetric
     done = {
         "activations to one scale": dialect.one_scale_per_activation(graph),
         "pairs shared": dialect.one_pair_per_activation(graph),
         f"activations to {dtype}": dialect.activation_dtype(graph, dtype),
     }
+    if config.ranges not in engine.RANGES:
+        known_tensors = {o for n in model.graph.node for o in n.output}
+        known_tensors |= {i.name for i in model.graph.input}
+        tensors = scales.quantized_tensors(graph, known_tensors)
+        found = _limits(model, graph.model, tensors, samples, config, symmetric=symmetric)
+        done[f"ranges by {config.ranges}"] = scales.set_ranges(graph, found, symmetric=symmetric)
     where, known = dialect.between_integers(graph, dtype)
     done["pairs between integers"] = placement.insert_pairs(graph, where, known)
     where = dialect.float_convolution_outputs(graph)
-    found = _extremes(graph.model, tuple(where), samples)
-    symmetric = scheme.activation_symmetric
+    found = _limits(model, graph.model, tuple(where), samples, config, symmetric=symmetric)
     pairs = {n: dialect.parameters(*limits, dtype, symmetric) for n, limits in found.items()}
     done["convolution outputs quantized"] = placement.insert_pairs(graph, where, pairs)
     where, known = dialect.between_integers(graph, dtype)
@@ -220,19 +274,32 @@ def _correct(
     return left
 
 
-def _extremes(
-    model: "onnx.ModelProto", tensors: tuple[str, ...], samples: calibration.Samples
-) -> dict[str, tuple[float, float]]:
-    """Smallest and largest value of tensors over the calibration samples."""
+def _limits(
+    model: "onnx.ModelProto",
+    made: "onnx.ModelProto",
+    tensors: tuple[str, ...],
+    samples: calibration.Samples,
+    config: PtqConfig,
+    *,
+    symmetric: bool,
+) -> "dict[str, ranges.Limits]":
+    """The range of each tensor over the calibration samples.
+
+    Tensors that the engine added (scaled inputs of SmoothQuant) are looked at in its own model.
+    """
     inputs = {i.name for i in model.graph.input}.intersection(tensors)
     inner = tuple(name for name in tensors if name not in inputs)
-    found: dict[str, tuple[float, float]] = {}
+    known = {o for n in model.graph.node for o in n.output}
+    source = model if known.issuperset(inner) else made
+    found: dict[str, ranges.Limits] = {}
     if inner:
         # Unoptimized: ONNX Runtime's NCHWc fusions remove tensors that are outputs.
-        runner = check.onnx_runner(bias.watch(model, inner), optimize=False)
-        found = calibration.extremes(runner, samples)
+        runner = check.onnx_runner(bias.watch(source, inner), optimize=False)
+        found = ranges.estimate(runner, samples, config, symmetric=symmetric)
     if inputs:
-        found |= calibration.extremes(lambda feed: {name: feed[name] for name in inputs}, samples)
+        found |= ranges.estimate(
+            lambda feed: {name: feed[name] for name in inputs}, samples, config, symmetric=symmetric
+        )
     return found
 
 
@@ -248,9 +315,10 @@ def _lint(model: "onnx.ModelProto", scheme: "IntegerScheme") -> None:
         )
 
 
-def _noise(
+def noise_db(
     model: "onnx.ModelProto", made: "onnx.ModelProto", samples: calibration.Samples
 ) -> dict[str, float | None]:
+    """Signal to noise ratio of each output on the first samples, decibels; None where equal."""
     feeds = samples.first(_CHECKED)
     reference, other = (check.onnx_runner(m.SerializeToString()) for m in (model, made))
     found = calibration.signal_to_noise_db(reference, other, feeds)

@@ -44,7 +44,7 @@ branches:
     bench: off
     passes:
       - kind: export-onnx
-      - kind: quantize
+      - {kind: quantize, guard: false}  # a network this small is slower in int8
     gates: {size_mb: 1.0}
 """
 

@@ -108,3 +108,38 @@ def test_extremes_and_noise_against_numpy() -> None:
     expected = 10 * np.log10((values**2).sum() / (0.01 * values.size))
     assert found["y"] == pytest.approx(expected, rel=1e-4)
     assert signal_to_noise_db(lambda f: f, lambda f: f, feeds)["x"] == float("inf")
+
+
+def test_constant_inputs_and_a_single_sample_are_told(residual: Path, schemes, tmp_path) -> None:
+    from edgekit.quantize.ptq import quantize_onnx
+
+    def warned(count: int) -> list[str]:
+        images = [{"image": np.ones((1, 1, 12, 12), np.float32)}] * count
+        report = quantize_onnx(
+            residual, tmp_path / "q.onnx", scheme=schemes["tensorrt"], calibration=images,
+            config=PtqConfig(bias_correction=False),
+        )  # fmt: skip
+        return list(report.warnings)
+
+    assert any("Input 'image' is constant" in w for w in warned(2))
+    assert any("one calibration sample" in w for w in warned(1))
+
+
+@pytest.mark.parametrize(
+    ("dims", "shape", "message"),
+    [
+        (("batch", "32*h", "32*w"), (1, 33, 64), r"size 33 at axis 1.*'32\*h'; 32 would fit"),
+        (("batch", "n", "n"), (1, 4, 5), "size 5 at axis 2.*'n'; 4 would fit"),
+    ],
+)
+def test_sizes_that_the_dynamic_shape_does_not_allow_are_refused(
+    dims: tuple[str, ...], shape: tuple[int, ...], message: str
+) -> None:
+    samples = Samples((TensorSpec(name="x", dtype="float32", shape=dims),))
+    with samples, pytest.raises(UsageError, match=message):
+        samples.read([{"x": np.zeros(shape, np.float32)}], 4, _Task())
+
+
+class _Task:
+    def advance(self, amount: float = 1.0, *, detail: str = "") -> None:
+        pass

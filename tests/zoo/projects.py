@@ -75,14 +75,14 @@ class Project:
             f"    bench: {self.bench}\n"
             "    passes:\n"
             "      - {kind: export-onnx}\n"
-            f"      - {{kind: quantize{quantize}}}\n"
+            f"      - {{kind: quantize, guard: false{quantize}}}\n"
             f"    gates: {self.gates}\n"
             "  - name: rtx\n"
             "    target: rtx\n"
             "    bench: off\n"
             "    passes:\n"
             "      - {kind: export-onnx}\n"
-            f"      - {{kind: quantize{quantize}}}\n"
+            f"      - {{kind: quantize, guard: false{quantize}}}\n"
             f"      - {{kind: build-tensorrt{shapes}}}\n"
         )
 

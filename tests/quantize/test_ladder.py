@@ -1,0 +1,296 @@
+"""The guard and its ladder, on networks with planted faults. Latency is injected, never timed."""
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from edgekit.artifact import Artifact
+from edgekit.data import DataConfig, open_data
+from edgekit.errors import GateError
+from edgekit.graph.onnx_model import read_onnx, specs
+from edgekit.lower import check
+from edgekit.metrics import Task
+from edgekit.quantize import guard
+from edgekit.quantize.config import GuardGate, Place, PtqConfig
+from edgekit.quantize.guard import Judge, Latency, held
+from edgekit.quantize.ladder import Ladder
+
+WIDTH = 16
+LOOSE = GuardGate(accuracy_drop=0.1)  # 16 channels and 7-bit weights: a few answers in a hundred
+FASTER = Latency("measured", passed=True, said="faster: 2.00x", speedup=2.0)
+SLOWER = Latency(
+    "measured",
+    passed=False,
+    said="slower: 0.50x",
+    speedup=0.5,
+    p50_ms=2.0,
+    parent_p50_ms=1.0,
+)
+
+
+def chain(path: Path, activations: list[str], outlier: dict[int, float], mattering: bool) -> Path:
+    """Matrix products with activations between; in some layers one input channel is far out.
+
+    Args:
+        path: the file.
+        activations: operator after each layer but the last.
+        outlier: layer to the factor of channel 0 of what it reads.
+        mattering: the layer reads that channel at the inverse factor, so that it counts as much as
+            the others; else it hardly reads it.
+    """
+    rng = np.random.default_rng(0)
+    count = len(activations) + 1
+    weights = [rng.normal(size=(WIDTH, WIDTH)) * (1.5 / WIDTH**0.5) for _ in range(count)]
+    weights[-1] = rng.normal(size=(WIDTH, 4)) / WIDTH**0.5
+    for layer, factor in outlier.items():
+        weights[layer - 1][:, 0] *= factor
+        weights[layer][0] *= 1 / factor if mattering else 1e-6 / factor
+    nodes, arrays, tensor = [], [], "x"
+    for i, w in enumerate(weights):
+        arrays.append(numpy_helper.from_array(w.astype(np.float32), f"fc{i}.weight"))
+        arrays.append(numpy_helper.from_array(np.zeros(w.shape[1], np.float32), f"fc{i}.bias"))
+        out = "y" if i == count - 1 else f"h{i}"
+        inputs = [tensor, f"fc{i}.weight", f"fc{i}.bias"]
+        nodes.append(helper.make_node("Gemm", inputs, [out], name=f"fc{i}/Gemm"))
+        if i < count - 1:
+            nodes.append(helper.make_node(activations[i], [out], [f"a{i}"], name=f"act{i}"))
+            tensor = f"a{i}"
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", 1, ["batch", WIDTH])],
+        [helper.make_tensor_value_info("y", 1, ["batch", 4])],
+        arrays,
+    )
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10, producer_name="edgekit"
+    )
+    # The answers are spread over the classes: outputs have the mean 0.
+    x = np.random.default_rng(2).normal(size=(500, WIDTH)).astype(np.float32)
+    mean = check.onnx_runner(model.SerializeToString())({"x": x})["y"].mean(0)
+    model.graph.initializer[-1].CopyFrom(numpy_helper.from_array(-mean, f"fc{count - 1}.bias"))
+    onnx.save(model, path)
+    return path
+
+
+def weights_of(path: Path) -> list[onnx.TensorProto]:
+    return list(read_onnx(path).graph.initializer)
+
+
+def data_for(path: Path, folder: Path, *, labels: bool):
+    x = np.random.default_rng(1).normal(size=(600, WIDTH)).astype(np.float32)
+    arrays = {"x": x}
+    if labels:
+        arrays["y"] = check.onnx_runner(path)({"x": x})["y"].argmax(1)
+    np.savez(folder / "d.npz", **arrays)
+    config = {"npz": str(folder / "d.npz"), "split": {"calibration": 64, "evaluation": 500}}
+    return open_data(DataConfig.model_validate(config), folder)
+
+
+Make = Callable[..., Ladder]
+
+
+@pytest.fixture
+def make(tmp_path: Path, schemes, monkeypatch: pytest.MonkeyPatch) -> Make:
+    def build(
+        path: Path,
+        *,
+        labels: bool = True,
+        latency: Callable[[Path], Latency] = lambda _: FASTER,
+        task: str = "classification",
+        gate: GuardGate | None = None,
+        **config: object,
+    ) -> Ladder:
+        monkeypatch.setattr(Judge, "_measured", lambda _, file: latency(file))
+        data = data_for(path, tmp_path, labels=labels)
+        inputs, outputs = specs(read_onnx(path))
+        parent = Artifact.create(
+            path.parent,
+            model=path.name,
+            format="onnx",
+            inputs=inputs,
+            outputs=outputs,
+            made_by="file",
+        )
+        place = Place(runtime="onnxruntime")
+        judge = Judge(parent, data, Task(kind=task), gate or GuardGate(), place)
+        (tmp_path / "work").mkdir()
+        return Ladder(
+            source=path,
+            scheme=schemes["ort-x86-avx2"],
+            calibration=lambda: (b.inputs for b in data.batches("calibration", 1)),
+            judge=judge,
+            config=PtqConfig(**config),
+            folder=tmp_path / "work",
+        )
+
+    return build
+
+
+def test_what_holds_at_once_is_kept(make: Make, tmp_path: Path) -> None:
+    ladder = make(chain(tmp_path / "m.onnx", ["Relu"] * 2, {}, mattering=True), gate=LOOSE)
+    kept = ladder.climb("static")
+    assert [a.rung for a in ladder.tried] == ["as configured"]
+    assert kept.passed
+    assert kept.accuracy is not None
+    assert kept.accuracy.by == "metric"
+    assert ladder.reverted == []
+
+
+def test_a_planted_outlier_costs_less_than_a_third_of_what_min_max_loses(
+    make: Make, tmp_path: Path
+) -> None:
+    path = chain(tmp_path / "m.onnx", ["Relu"] * 2, {1: 3000.0}, mattering=False)
+    ladder = make(path, gate=GuardGate(accuracy_drop=0.02))
+    kept = ladder.climb("static")
+    first = ladder.tried[0]
+    assert first.accuracy is not None
+    assert kept.accuracy is not None
+    assert first.rung == "as configured"
+    assert first.accuracy.drop > 0.01
+    assert kept.accuracy.drop < first.accuracy.drop / 3
+    assert kept.report.quantized == 3  # mended without giving a layer back
+
+
+def test_one_bad_layer_is_the_one_that_goes_back(make: Make, tmp_path: Path) -> None:
+    """Neither clipping nor scaling mends it: the far channel counts, and LeakyRelu is no ReLU."""
+    path = chain(tmp_path / "m.onnx", ["LeakyRelu"] * 3, {2: 3000.0}, mattering=True)
+    ladder = make(path, gate=LOOSE)
+    start = ladder.attempt("as configured", "static", ladder.config)
+    mended = ladder.attempt("ranges mse", "static", PtqConfig(ranges="mse"))
+    assert not start.passed
+    assert not mended.passed
+    kept = ladder._without_the_worst(start)
+    assert kept is not None
+    assert [r.node for r in ladder.reverted] == ["fc2/Gemm"]
+    (price,) = ladder.reverted
+    assert price.layer == "fc2"
+    assert price.why == "accuracy"
+    assert price.bytes == 3 * WIDTH * WIDTH - 4 * WIDTH
+    assert price.sqnr_without_db > ladder.tried[0].accuracy.sqnr_db + 10
+    assert kept.report.quantized == 3
+    assert "fc2/Gemm" in dict(kept.report.excluded)
+    assert kept.passed
+
+
+def test_a_slower_model_gives_back_what_does_not_pay(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = {"fc0/Gemm": -1.0, "fc1/Gemm": 3.0, "fc2/Gemm": 0.5}
+
+    def layer_ms(
+        self: Judge, path: Path, layers: tuple[str, ...], whole: float
+    ) -> dict[str, float]:
+        return {n: 4.0 - (0.0 if path == self.parent.path else saved[n]) for n in layers}
+
+    def latency(path: Path) -> Latency:
+        integers = sum(i.data_type == 3 and len(i.dims) == 2 for i in weights_of(path))
+        return FASTER if integers == 2 else SLOWER
+
+    monkeypatch.setattr(Judge, "layer_ms", layer_ms)
+    path = chain(tmp_path / "m.onnx", ["Relu"] * 2, {}, mattering=True)
+    ladder = make(path, latency=latency, gate=LOOSE)
+    kept = ladder.climb("static")
+    assert kept.report.layers == ("fc1/Gemm", "fc2/Gemm")
+    assert [(r.node, r.why, r.ms) for r in ladder.reverted] == [("fc0/Gemm", "latency", -1.0)]
+
+
+def test_where_nothing_holds_the_table_says_what_was_tried(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Judge, "layer_ms", lambda *_: dict.fromkeys(("fc0/Gemm", "fc1/Gemm"), 1.0))
+    path = chain(tmp_path / "m.onnx", ["Relu"], {}, mattering=True)
+    ladder = make(path, latency=lambda _: SLOWER)
+    with pytest.raises(GateError, match="No int8 form") as caught:
+        ladder.climb("auto")
+    assert caught.value.exit_code == 5
+    assert {a.kind for a in ladder.tried} == {"static", "dynamic"}
+    for attempt in ladder.tried:
+        assert f"{attempt.kind}: {attempt.rung}" in caught.value.message
+    assert "0.50x" in caught.value.message
+    assert "--no-guard" in caught.value.hint
+
+
+def test_without_labels_agreement_is_held(make: Make, tmp_path: Path) -> None:
+    ladder = make(chain(tmp_path / "m.onnx", ["Relu"], {}, mattering=True), labels=False)
+    found = ladder.attempt("as configured", "static", ladder.config).accuracy
+    assert found is not None
+    assert (found.by, found.drop) == ("agreement", None)
+    assert found.passed == (found.value >= 0.99)
+    assert found.agreement == pytest.approx(1 - found.loss)
+
+
+def test_without_classes_the_noise_is_held(make: Make, tmp_path: Path) -> None:
+    path = chain(tmp_path / "m.onnx", ["Relu"], {}, mattering=True)
+    ladder = make(path, labels=False, task="none", gate=GuardGate(sqnr_db=99.0))
+    found = ladder.attempt("as configured", "static", ladder.config).accuracy
+    assert found is not None
+    assert found.by == "sqnr"
+    assert not found.passed
+    assert 20 < found.value < 99
+
+
+def test_methods_that_both_hold_are_decided_by_speed(make: Make, tmp_path: Path) -> None:
+    def latency(path: Path) -> Latency:
+        dynamic = any(n.op_type == "MatMulInteger" for n in read_onnx(path).graph.node)
+        return Latency("measured", passed=True, said="", speedup=3.0 if dynamic else 2.0)
+
+    path = chain(tmp_path / "m.onnx", ["Relu"], {}, mattering=True)
+    ladder = make(path, latency=latency, gate=LOOSE)
+    assert ladder.climb("auto").kind == "dynamic"
+
+
+@pytest.mark.parametrize(
+    ("verdict", "speedup", "allowed", "passed"),
+    [
+        ("slower", 0.9, 0.0, False),
+        ("slower", 0.9, 0.2, True),
+        ("inconclusive", 0.9, 0.0, True),
+        ("faster", 1.5, 0.0, True),
+    ],
+)
+def test_only_a_slowdown_that_was_seen_fails(
+    verdict: str, speedup: float, allowed: float, passed: bool
+) -> None:
+    figure = SimpleNamespace(value=speedup, low=speedup - 0.05, high=speedup + 0.05)
+    found = held(figure, verdict, allowed, {guard.PARENT: 1.0, guard.CHILD: 1 / speedup})
+    assert found.passed is passed
+    assert f"{speedup:.2f}x" in found.said
+
+
+def test_one_structure_is_measured_once(make: Make, tmp_path: Path) -> None:
+    seen: list[Path] = []
+
+    def latency(path: Path) -> Latency:
+        seen.append(path)
+        return FASTER
+
+    path = chain(tmp_path / "m.onnx", ["Relu"], {}, mattering=True)
+    ladder = make(path, latency=latency, gate=LOOSE)
+    for name in ("min-max", "mse"):
+        ladder.attempt(name, "static", PtqConfig(ranges=name))
+    assert len(ladder.tried) == 2
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize(
+    ("place", "reason"),
+    [
+        (None, "no target"),
+        (Place(runtime="tensorrt"), "after the build"),
+        (Place(runtime="onnxruntime", machine="vax"), "the target is vax"),
+    ],
+)
+def test_latency_that_cannot_be_measured_is_unavailable_and_no_failure(
+    make: Make, tmp_path: Path, place: Place | None, reason: str
+) -> None:
+    ladder = make(chain(tmp_path / "m.onnx", ["Relu"], {}, mattering=True))
+    ladder.judge.place = place
+    found = ladder.judge.latency(ladder.source)
+    assert (found.label, found.passed, found.speedup) == ("unavailable", True, None)
+    assert reason in found.said
