@@ -11,13 +11,17 @@ DEV := $(VENV)/.dev
 
 ZOO := .venv-zoo/.zoo
 
-.PHONY: demo test check lint types layers zoo zoo-runs zoo-models arm64 clean
+.PHONY: demo test test-gpu check lint types layers zoo zoo-runs zoo-models arm64 clean
 
 demo: $(DEMO)
 	$(BIN)/edgekit run recipes/mnist-resnet8 -o runs/mnist-resnet8
 
 test: $(DEV)
 	$(BIN)/python -m pytest
+
+# Only the tests that need an NVIDIA GPU; TensorRT itself where it is installed.
+test-gpu: $(DEV)
+	$(BIN)/python -m pytest -m gpu
 
 check: lint types layers
 

@@ -231,6 +231,10 @@ def build(
         bool, typer.Option("--hardware-compatible", help="Run on Ampere and every later GPU.")
     ] = False,
     dla: Annotated[int | None, typer.Option("--dla", help="Build for this DLA core.")] = None,
+    timing_cache: Annotated[
+        Path | None,
+        typer.Option("--timing-cache", help="A folder; one cache for each version and GPU."),
+    ] = None,
     set_: common.Set = None,
     json: common.Json = False,
 ) -> None:
@@ -246,5 +250,6 @@ def build(
         "version_compatible": version_compatible or None,
         "hardware_compatible": hardware_compatible or None,
         "dla": dla,
+        "timing_cache": None if timing_cache is None else str(timing_cache),
     }
     apply(BuildTensorrt, fields, model, out, json=json, set_=set_, target=target)

@@ -19,6 +19,7 @@ class BuildOptions:
         version_compatible: loads in later TensorRT versions too. TensorRT only.
         hardware_compatible: runs on Ampere and every later GPU. TensorRT only.
         dla: the DLA core to build for, with the GPU as fallback. TensorRT only.
+        timing_cache: a folder of timing caches, one for each version and GPU. TensorRT only.
     """
 
     workspace_mib: int | None = None
@@ -28,6 +29,7 @@ class BuildOptions:
     version_compatible: bool = False
     hardware_compatible: bool = False
     dla: int | None = None
+    timing_cache: str | None = None
 
 
 def refuse(options: BuildOptions, runtime: Kind) -> None:
@@ -52,6 +54,11 @@ def refuse(options: BuildOptions, runtime: Kind) -> None:
             raise UsageError(f"TensorRT-RTX does not build {name.replace('_', '-')} engines.", mend)
     if options.dla is not None:
         raise UsageError("TensorRT-RTX does not drive a DLA.", "Build for a Jetson's target.")
+    if options.timing_cache is not None:
+        raise UsageError(
+            "TensorRT-RTX has no timing cache: its calls do nothing.",
+            "Leave the timing cache out; nothing is timed where no GPU is.",
+        )
 
 
 def apply(trt: Any, builder: Any, config: Any, options: BuildOptions) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.errors import PassError, UsageError
-from edgekit.lower import library
+from edgekit.lower import library, timing
 from edgekit.lower import options as opts
 from edgekit.lower.library import MODULES, Kind, available
 from edgekit.lower.options import BuildOptions
@@ -45,6 +45,10 @@ class BuildReport:
         shapes: smallest, usual and largest shape of each dynamic input.
         input_sha256: of the ONNX file.
         options: what was asked of the builder.
+        gpu: the GPU that it was built on, such as `NVIDIA Orin (8.7)`; empty where there was none.
+        driver: NVIDIA's driver there; empty where there was none.
+        timing_cache: the cache that was used; empty for none.
+        layers: what the engine inspector says of each layer, where the engine can be opened here.
         deterministic: False; see the module's docstring.
     """
 
@@ -59,6 +63,10 @@ class BuildReport:
     shapes: dict[str, tuple[Shape, Shape, Shape]]
     input_sha256: str
     options: dict[str, Any]
+    gpu: str = ""
+    driver: str = ""
+    timing_cache: str = ""
+    layers: list[Any] | None = None
     deterministic: bool = False
 
 
@@ -98,14 +106,18 @@ def build_engine(
     inputs, _ = specs(read_onnx(onnx))
     profile = profile_shapes(inputs, shapes)
     capabilities = _capabilities(trt, runtime, compute_capabilities)
+    gpu, driver = _gpu(runtime)
+    cache = None
+    if options.timing_cache is not None:
+        cache = timing.cache_file(Path(options.timing_cache), str(trt.__version__), gpu)
     shown: Progress = Silent() if progress is None else progress
     started = time.perf_counter()
     with shown.task(f"build {runtime} engine", None):
-        data, flags, notes = _build(trt, runtime, onnx, profile, capabilities, options)
+        data, flags, notes = _build(trt, runtime, onnx, profile, capabilities, options, cache)
     report = BuildReport(
         runtime=runtime,
         version=str(trt.__version__),
-        compute_capabilities=tuple(compute_capabilities) if capabilities else (),
+        compute_capabilities=tuple(compute_capabilities) if capabilities else _capability(gpu),
         seconds=round(time.perf_counter() - started, 3),
         parser_warnings=notes[0],
         builder_warnings=notes[1],
@@ -114,11 +126,30 @@ def build_engine(
         shapes=profile,
         input_sha256=hashlib.sha256(onnx.read_bytes()).hexdigest(),
         options=asdict(options),
+        gpu=gpu,
+        driver=driver,
+        timing_cache=cache.name if cache is not None else "",
+        layers=timing.layers_of(trt, library.logger(trt), data) if gpu else None,
     )
     write_atomically(engine, data)
     text = json.dumps({"schema_version": SCHEMA_VERSION, **asdict(report)}, indent=2)
     write_text_atomically(engine.with_name(f"{engine.name}.json"), text + "\n")
     return report
+
+
+def _gpu(runtime: Kind) -> tuple[str, str]:
+    """The GPU that TensorRT builds for, and its driver; empty for a build ahead of time."""
+    if runtime != "tensorrt":
+        return "", ""
+    from edgekit.bench.fingerprint import fingerprint
+    from edgekit.bench.runtimes.cuda import device_name
+
+    return device_name(), str(fingerprint().get("gpu_driver", ""))
+
+
+def _capability(gpu: str) -> tuple[str, ...]:
+    found = gpu.rpartition("(")[2].rstrip(")")
+    return (found,) if found else ()
 
 
 def _capabilities(trt: Any, runtime: Kind, wanted: Sequence[str]) -> list[Any]:
@@ -144,6 +175,7 @@ def _build(
     profile: Mapping[str, tuple[Shape, Shape, Shape]],
     capabilities: Sequence[Any],
     options: BuildOptions,
+    cache: Path | None,
 ) -> tuple[bytes, tuple[str, ...], tuple[tuple[str, ...], tuple[str, ...]]]:
     log = library.logger(trt)
     builder = library.make_builder(trt, runtime, log)
@@ -164,6 +196,10 @@ def _build(
         for name, (small, usual, large) in profile.items():
             optimization.set_shape(name, small, usual, large)
         config.add_optimization_profile(optimization)
+    if cache is not None:
+        timing.use_cache(config, cache)
+    if runtime == "tensorrt":
+        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     data = builder.build_serialized_network(parsed.network, config)
     if data is None:
         raise PassError(
@@ -172,4 +208,6 @@ def _build(
             if options.strip_weights and runtime == "tensorrt-rtx"
             else "Look at the layer that the message names.",
         )
+    if cache is not None:
+        timing.keep_cache(config, cache)
     return bytes(data), flags, (parsed.warnings, tuple(dict.fromkeys(log.warnings)))

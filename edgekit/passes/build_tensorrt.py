@@ -31,6 +31,7 @@ class BuildTensorrt(Pass):
         version_compatible: loads in later TensorRT versions too. TensorRT only.
         hardware_compatible: runs on Ampere and every later GPU. TensorRT only.
         dla: the DLA core to build for, with the GPU as fallback. TensorRT only.
+        timing_cache: a folder of timing caches, one for each version and GPU. TensorRT only.
     """
 
     accepts: ClassVar[frozenset[Format]] = frozenset({"onnx"})
@@ -47,6 +48,7 @@ class BuildTensorrt(Pass):
     version_compatible: bool = False
     hardware_compatible: bool = False
     dla: int | None = Field(default=None, ge=0)
+    timing_cache: str | None = None
 
     def resolve(self, targets: Sequence[Target]) -> Self:
         """Take the builder and the compute capabilities of the branch's target."""

@@ -152,6 +152,7 @@ def test_a_machine_without_a_dla(
 ) -> None:
     """The path of TensorRT, on TensorRT-RTX's library, which has the same interface."""
     monkeypatch.setitem(tensorrt.MODULES, "tensorrt", "tensorrt_rtx")
+    monkeypatch.setattr("edgekit.bench.runtimes.cuda.device_name", lambda: "NVIDIA Orin (8.7)")
     with pytest.raises(UnavailableError, match="0 DLA cores"):
         tensorrt.build_engine(
             residual_onnx, tmp_path / "e", runtime="tensorrt", options=BuildOptions(dla=0)

@@ -1,0 +1,87 @@
+"""A timing cache belongs to one version and one GPU."""
+
+from pathlib import Path
+
+import pytest
+
+from edgekit.bench.runtimes.tensorrt import TensorRt
+from edgekit.errors import UnavailableError, UsageError
+from edgekit.lower import library, tensorrt, timing
+from edgekit.lower.options import BuildOptions
+
+HERE = library.available("tensorrt-rtx")[0]
+
+
+def test_versions_and_gpus_have_their_own_file(tmp_path: Path) -> None:
+    files = {
+        timing.cache_file(tmp_path, version, gpu)
+        for version in ("10.3.0", "10.3.1")
+        for gpu in ("NVIDIA Orin (8.7)", "NVIDIA GeForce RTX 4090 (8.9)")
+    }
+    assert len(files) == 4
+    one = timing.cache_file(tmp_path, "10.3.0", "../NVIDIA Orin (8.7)")
+    assert one.name == "tensorrt-10.3.0-..-nvidia-orin-8.7.cache"
+    assert one.parent == tmp_path
+
+
+def test_a_file_is_no_folder_of_caches(tmp_path: Path) -> None:
+    (tmp_path / "cache").write_bytes(b"")
+    with pytest.raises(UsageError, match="is no folder"):
+        timing.cache_file(tmp_path / "cache", "10.3.0", "Orin")
+
+
+@pytest.mark.skipif(not HERE, reason="tensorrt-rtx is not installed")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_the_calls_with_the_real_library(tmp_path: Path) -> None:
+    """TensorRT-RTX has TensorRT's interface here, and says that it does nothing."""
+    trt = library.load("tensorrt-rtx")
+    builder = library.make_builder(trt, "tensorrt-rtx", library.logger(trt))
+    config, path = builder.create_builder_config(), tmp_path / "new" / "a.cache"
+    assert timing.use_cache(config, path) is False
+    timing.keep_cache(config, path)
+    assert path.stat().st_size > 0
+    assert timing.use_cache(builder.create_builder_config(), path) is True
+
+
+@pytest.mark.skipif(not HERE, reason="tensorrt-rtx is not installed")
+def test_tensorrt_rtx_has_none(residual_onnx: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="has no timing cache"):
+        tensorrt.build_engine(
+            residual_onnx,
+            tmp_path / "e",
+            compute_capabilities=("8.6",),
+            options=BuildOptions(timing_cache=str(tmp_path)),
+        )
+
+
+@pytest.mark.skipif(not HERE, reason="tensorrt-rtx is not installed")
+def test_a_timing_cache_needs_the_gpu_that_it_is_of(
+    residual_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none() -> str:
+        raise UnavailableError("There is no GPU.", "Build on the device.")
+
+    monkeypatch.setitem(tensorrt.MODULES, "tensorrt", "tensorrt_rtx")
+    monkeypatch.setattr("edgekit.bench.runtimes.cuda.device_name", none)
+    options = BuildOptions(timing_cache=str(tmp_path / "timings"))
+    with pytest.raises(UnavailableError, match="no GPU"):
+        tensorrt.build_engine(residual_onnx, tmp_path / "e", runtime="tensorrt", options=options)
+    assert not (tmp_path / "timings").exists()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not TensorRt.probe().ok, reason=TensorRt.probe().reason)
+def test_a_build_on_a_gpu_says_where_and_keeps_its_timings(
+    residual_onnx: Path, tmp_path: Path
+) -> None:
+    options = BuildOptions(timing_cache=str(tmp_path / "timings"))
+    first, second = (
+        tensorrt.build_engine(residual_onnx, tmp_path / n, runtime="tensorrt", options=options)
+        for n in ("a", "b")
+    )
+    assert first.gpu
+    assert first.driver
+    assert first.layers
+    assert first.compute_capabilities
+    assert first.timing_cache == second.timing_cache
+    assert (tmp_path / "timings" / first.timing_cache).stat().st_size > 0
