@@ -114,6 +114,12 @@ def finetune(
     learning_rate: LearningRate = None,
     precision: Precision = None,
     cache: Cache = None,
+    classes: Annotated[
+        int | None, typer.Option(min=1, help="First give it a new last layer, for so many classes.")
+    ] = None,
+    head_epochs: Annotated[
+        int | None, typer.Option(min=0, help="Epochs in which the new layer alone learns.")
+    ] = None,
     task: common.Task = "classification",
     set_: common.Set = None,
     imports: common.Imports = None,
@@ -131,6 +137,8 @@ def finetune(
             "batch_size": batch_size,
             "learning_rate": learning_rate,
             "precision": precision,
+            "classes": classes,
+            "head_epochs": head_epochs,
         },
         model,
         out,

@@ -1,8 +1,8 @@
 """`fine-tune`: train the network on its own labels, after a step that cost accuracy."""
 
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from edgekit.artifact import Artifact, Format
 from edgekit.errors import PassError
@@ -10,6 +10,9 @@ from edgekit.passes.base import Context, Pass
 from edgekit.passes.capture import save_program
 from edgekit.passes.keeping import keep_of
 from edgekit.train.config import TrainConfig
+
+if TYPE_CHECKING:
+    from edgekit.graph.program import Program
 
 
 class FineTune(TrainConfig, Pass):
@@ -21,6 +24,9 @@ class FineTune(TrainConfig, Pass):
             batch norms (`bn-scale`).
         sparsify_strength: how strongly: what each weight of a channel loses a step, in learning
             rates.
+        classes: give the network a new last layer for so many classes first, to train it on
+            another data set.
+        head_epochs: epochs in which the new layer alone learns; all of it does afterwards.
     """
 
     accepts: ClassVar[frozenset[Format]] = frozenset({"pt2"})
@@ -31,6 +37,14 @@ class FineTune(TrainConfig, Pass):
     kind: Literal["fine-tune"] = "fine-tune"
     sparsify: Literal["group-l2", "group-l1", "bn-scale"] | None = None
     sparsify_strength: float = Field(default=0.1, gt=0)
+    classes: int | None = Field(default=None, ge=1)
+    head_epochs: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _head_is_new(self) -> Self:
+        if self.head_epochs and self.classes is None:
+            raise ValueError("`head_epochs` needs `classes`: the number of the new layer's")
+        return self
 
     def run(self, artifact: Artifact, context: Context) -> Artifact:
         """Fine-tune a `.pt2`."""
@@ -38,7 +52,9 @@ class FineTune(TrainConfig, Pass):
 
         if context.data is None:
             raise PassError(f"{self.title} has no data.", "Add a `data:` section.")
-        network, shrinkage = context.load(artifact.path), None
+        network, shrinkage, config = context.load(artifact.path), None, self
+        if self.classes is not None:
+            network, config = self._with_new_head(network, self.classes, context)
         if self.sparsify is not None:
             from edgekit.prune.sparsify import groups_of
 
@@ -48,7 +64,7 @@ class FineTune(TrainConfig, Pass):
             network,
             context.data,
             context.task,
-            self,
+            config,
             seed=context.seed,
             progress=context.progress,
             threads=context.threads,
@@ -57,3 +73,21 @@ class FineTune(TrainConfig, Pass):
         )
         context.notes["history"] = history.to_dict()
         return save_program(program, context, made_by=self.kind, parents=(artifact,))
+
+    def _with_new_head(
+        self, network: "Program", classes: int, context: Context
+    ) -> tuple["Program", "FineTune"]:
+        """The network with a new last layer, and what is frozen while that alone learns."""
+        from edgekit.graph.head import replace_head
+        from edgekit.train.losses import output_name
+
+        judged = output_name(context.task, network)
+        network, names = replace_head(network, judged, classes, seed=context.seed)
+        context.notes["new_head"] = list(names)
+        freeze: dict[str, int | None] = dict(self.freeze)
+        if self.head_epochs:
+            for name in network.exported.state_dict:
+                layer = name.rpartition(".")[0] or name
+                if name not in names and not name.startswith(f"{names[0].rpartition('.')[0]}."):
+                    freeze.setdefault(layer, self.head_epochs)
+        return network, self.model_copy(update={"freeze": freeze})
