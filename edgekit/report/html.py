@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit.errors import UnavailableError
 from edgekit.report import plots, view
+from edgekit.report.learning import HEIGHT, WIDTH, learning
 from edgekit.report.schema import BranchReport, RunReport, StepReport
 from edgekit.report.text import count_text, figure_text, printable, seconds_text
 
@@ -47,6 +48,8 @@ def html(report: RunReport) -> str:
         widths=[(p, w) for p, s in view.all_steps(report) if (w := view.widths(s))],
         frozen=[(s, f) for _, s in view.all_steps(report) if (f := view.frozen(s))],
         excluded=[(p, e) for p, s in view.all_steps(report) if (e := view.excluded(s))],
+        learned=[(p, x) for p, s in view.all_steps(report) if (x := learning(s))],
+        size=(WIDTH, HEIGHT),
         cost=view.cost_text(report),
     )
 

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from edgekit.report import view
+from edgekit.report.learning import learning
 from edgekit.report.schema import BranchReport, GateReport, RunReport, StepReport
 from edgekit.report.text import count_text, printable, seconds_text
 
@@ -37,7 +38,7 @@ def markdown(report: RunReport) -> str:
         lines += ["### Steps", "", *_table(report, None)]
     if report.gates:
         lines += ["### Gates of the shared chain", "", *_gates(report.gates)]
-    lines += [*_frozen(report), *_facts(report)]
+    lines += [*_frozen(report), *_learned(report), *_facts(report)]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -154,6 +155,19 @@ def _frozen(report: RunReport) -> Iterator[str]:
         for f in found[:_FROZEN]:
             layers = ", ".join(f.layers[:5]) + (", …" if len(f.layers) > 5 else "")
             yield _line([escape(f.operator), escape(count_text(f.parameters)), escape(layers)])
+        yield ""
+
+
+def _learned(report: RunReport) -> Iterator[str]:
+    for place, step in view.all_steps(report):
+        found = learning(step)
+        if found is None:
+            continue
+        text = f"**{escape(place)}** trained for {found.epochs} epochs. {escape(found.said)}"
+        yield from (text.rstrip(), "")
+        yield from _rows(["Figure", "First epoch", "Last", "Curve"], numbers=2)
+        for c in found.curves:
+            yield _line([escape(c.name), escape(c.first), escape(c.last), c.bars])
         yield ""
 
 

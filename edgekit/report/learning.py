@@ -1,0 +1,90 @@
+"""How steps learned: their curves, and what they knew by heart, from the history in their notes."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from edgekit.report.schema import StepReport
+from edgekit.report.text import number
+
+WIDTH, HEIGHT = 300, 90
+_BARS = "▁▂▃▄▅▆▇█"
+_LONGEST = 40  # epochs that a line of bars has room for
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One figure over the epochs.
+
+    Attributes:
+        name: what it is.
+        first: its value after the first epoch, as text.
+        last: after the last.
+        bars: the curve as a line of text; longer ones are thinned.
+        points: the curve as the points of an SVG line, within `WIDTH` and `HEIGHT`.
+    """
+
+    name: str
+    first: str
+    last: str
+    bars: str
+    points: str
+
+
+@dataclass(frozen=True)
+class Learning:
+    """One step's training.
+
+    Attributes:
+        epochs: that were trained.
+        said: how it ended, and the gap between training and held-out samples; may be empty.
+        curves: its figures.
+    """
+
+    epochs: int
+    said: str
+    curves: tuple[Curve, ...]
+
+
+def learning(step: StepReport) -> Learning | None:
+    """How a step learned; None where it did not train."""
+    history = step.notes.get("history")
+    if not isinstance(history, Mapping):
+        return None
+    epochs = history.get("epochs")
+    if not isinstance(epochs, list | tuple) or not epochs:
+        return None
+    metric = history.get("metric")
+    names = {"loss": "loss", "accuracy": "accuracy in training"}
+    if isinstance(metric, str):
+        names |= {"fit": f"{metric} on training samples", "validation": f"{metric} held out"}
+    curves = [_curve(name, [_value(e, key) for e in epochs]) for key, name in names.items()]
+    return Learning(len(epochs), _said(history), tuple(c for c in curves if c is not None))
+
+
+def _value(epoch: object, key: str) -> float:
+    value = epoch.get(key) if isinstance(epoch, Mapping) else None
+    return float(value) if isinstance(value, int | float) else math.nan
+
+
+def _curve(name: str, values: Sequence[float]) -> Curve | None:
+    if not all(map(math.isfinite, values)):
+        return None
+    low, high = min(values), max(values)
+    heights = [(v - low) / (high - low) if high > low else 0.5 for v in values]
+    step = -(-len(heights) // _LONGEST)
+    bars = "".join(_BARS[round(h * (len(_BARS) - 1))] for h in heights[::step])
+    across = WIDTH / max(len(heights) - 1, 1)
+    points = " ".join(f"{i * across:.1f},{HEIGHT * (1 - h):.1f}" for i, h in enumerate(heights))
+    return Curve(name, number(values[0], 4), number(values[-1], 4), bars, points)
+
+
+def _said(history: Mapping[str, Any]) -> str:
+    parts = []
+    best, gap = history.get("best_epoch"), history.get("gap")
+    if isinstance(best, int):
+        parts.append(f"The weights of epoch {best} were kept.")
+    if isinstance(gap, int | float):
+        parts.append(f"Training samples minus held-out samples: {number(gap, 3)}.")
+    return " ".join(parts)
