@@ -102,7 +102,6 @@ def lint_model(
         UsageError: the file or the target is not one, or the target has no integer dialect.
         GateError: the mended file lies too far from the original; nothing was written.
     """
-    from edgekit.graph.onnx_model import read_onnx
     from edgekit.pipeline.preflight import onnx_file
     from edgekit.quantize.detect import quantized
 
@@ -115,7 +114,7 @@ def lint_model(
     path, names = onnx_file(model)
     if out is not None:
         _check_out(out, path)
-    held = read_onnx(path, data=out is not None)
+    held = _read(path, data=out is not None)
     findings = _located(held, chosen.int8, path.parent, names)
     fix = None
     if out is not None:
@@ -154,6 +153,20 @@ def raise_unless_ok(report: LintReport) -> None:
         if report.fix is None and first.kinds
         else first.mend,
     )
+
+
+def _read(path: Path, *, data: bool) -> "onnx.ModelProto":
+    from edgekit.graph.onnx_model import read_onnx
+
+    try:
+        return read_onnx(path, data=data)
+    except UsageError as e:
+        if "attribute: axis for operator" not in e.message:
+            raise
+        raise UsageError(
+            f"{path} has scales for each channel, which its opset is too old for.",
+            "Export it again with opset 13 or newer.",
+        ) from e
 
 
 def _check_out(out: Path, path: Path) -> None:

@@ -86,3 +86,13 @@ def test_bad_options_are_exit_2(
 def test_a_truncated_file_is_exit_2(edgekit: Command, model: Path) -> None:
     model.write_bytes(model.read_bytes()[:60])
     assert_says(edgekit("lint", model, "--target", "rtx"), 2, "model.onnx")
+
+
+def test_scales_for_each_channel_at_an_old_opset(edgekit: Command, model: Path) -> None:
+    made = onnx.load(model)
+    made.opset_import[0].version = 11
+    for node in made.graph.node[:2]:
+        node.attribute.append(helper.make_attribute("axis", 1))
+    onnx.save(made, model)
+    done = edgekit("lint", model, "--target", "rtx")
+    assert_says(done, 2, "scales for each channel", "opset 13")

@@ -11,6 +11,7 @@ import onnxruntime as ort
 import pytest
 
 from edgekit import target
+from edgekit.bench.runtimes import openvino
 from edgekit.errors import PassError, UsageError
 from edgekit.lower import tensorrt
 from edgekit.quantize.config import PtqConfig
@@ -88,6 +89,18 @@ def test_x86_runs_in_integers(made: dict[str, tuple[Path, QuantReport]], tmp_pat
     assert found["QLinearAdd"] == 2
     assert found["QLinearGlobalAveragePool"] == 1
     assert found["Conv"] == found["Add"] == found["Relu"] == 0
+
+
+def test_openvino_runs_in_integers(made: dict[str, tuple[Path, QuantReport]]) -> None:
+    pytest.importorskip("openvino")
+    core = openvino._import().Core()
+    compiled = core.compile_model(core.read_model(made["openvino-cpu"][0]), "CPU")
+    found: dict[str, set[str]] = {}
+    for node in compiled.get_runtime_model().get_ops():
+        info = node.get_rt_info()
+        kind, precision = (info[k].astype(str) for k in ("layerType", "runtimePrecision"))
+        found.setdefault(kind, set()).add(precision)
+    assert found["Convolution"] == found["FullyConnected"] == found["Eltwise"] == {"u8"}
 
 
 def test_seven_bits_where_sums_would_saturate(
