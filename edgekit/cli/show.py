@@ -221,8 +221,12 @@ def doctor(found: dict[str, Any]) -> None:
     console = out_console()
     for key, value in found["device"].items():
         console.print(f"{key:18} {value}", markup=False, highlight=False, soft_wrap=True)
+    console.print(
+        f"{'gpus':18} {', '.join(found['gpus']) or 'none'}", markup=False, highlight=False
+    )
     for title, key in (
         ("Libraries", "libraries"),
+        ("Engine builders", "builders"),
         ("Runtimes", "runtimes"),
         ("Energy meters", "meters"),
     ):

@@ -40,15 +40,36 @@ def cannot_measure_there(target: Target, hello: "Hello", name: str) -> str:
 
 
 def machine() -> dict[str, Any]:
-    """This machine: its fingerprint, its runtimes and its meters."""
+    """This machine: its fingerprint, its GPUs, runtimes, engine builders and meters."""
     from edgekit.bench.fingerprint import fingerprint
     from edgekit.bench.meters import probe_meters
+    from edgekit.bench.runtimes import cuda
 
     return {
         "device": dict(fingerprint()),
+        "gpus": cuda.devices(),
+        "builders": _builders(cuda.devices()),
         "runtimes": {name: _plain(runtimes.probe(name)) for name in runtimes.names()},
         "meters": {name: _plain(p) for name, p in probe_meters().items()},
     }
+
+
+def _builders(gpus: list[str]) -> dict[str, Any]:
+    """What can build engines here; TensorRT wants a GPU for it, TensorRT-RTX none."""
+    from edgekit.bench.runtimes import cuda
+    from edgekit.lower import library
+
+    found: dict[str, Any] = {}
+    kinds: tuple[library.Kind, ...] = ("tensorrt", "tensorrt-rtx")
+    for kind in kinds:
+        ok, said, fix = library.available(kind)
+        reason = f"{kind} {said}" if ok else said
+        if ok and kind == "tensorrt" and not gpus:
+            ok, reason, fix = False, f"{reason} is here, and no GPU to build on.", cuda.driver_fix()
+        if ok and kind == "tensorrt-rtx":
+            reason += ", ahead of time"
+        found[kind] = {"ok": ok, "reason": reason, "fix": fix}
+    return found
 
 
 def meters(device: str | None = None) -> dict[str, Any]:

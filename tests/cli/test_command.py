@@ -74,7 +74,10 @@ def test_doctor_says_what_is_here_and_how_to_get_the_rest(edgekit: Command) -> N
     found = json.loads(edgekit("doctor", "--json").stdout)
     assert found["runtimes"]["onnxruntime"]["ok"]
     assert found["device"]["architecture"]
-    for entry in (*found["runtimes"].values(), *found["meters"].values()):
+    assert isinstance(found["gpus"], list)
+    assert set(found["builders"]) == {"tensorrt", "tensorrt-rtx"}
+    builders = found["builders"].values()
+    for entry in (*builders, *found["runtimes"].values(), *found["meters"].values()):
         assert entry["ok"] or (entry["reason"] and entry["fix"])
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from edgekit.bench.meters.counter import CounterMeter, Ticks
 from edgekit.bench.protocol import Clock
 from edgekit.bench.runtimes.base import Availability
+from edgekit.bench.runtimes.cuda import driver_fix
 from edgekit.errors import UnavailableError
 
 
@@ -62,9 +63,7 @@ class Nvml(CounterMeter):
         try:
             library.nvmlInit()
         except library.NVMLError as e:
-            raise UnavailableError(
-                f"NVML: {e}.", "Install NVIDIA's driver; in a container, pass the GPU through."
-            ) from e
+            raise UnavailableError(f"NVML: {e}.", driver_fix()) from e
         self._library = library
         try:
             present = range(library.nvmlDeviceGetCount())
@@ -101,6 +100,6 @@ def _import() -> ModuleType:
         import pynvml
     except ImportError as e:
         raise UnavailableError(
-            "NVML needs the package nvidia-ml-py.", "Install edgekit[nvml]."
+            "NVML needs the package nvidia-ml-py.", 'pip install "edgekit[nvml]"'
         ) from e
     return pynvml  # type: ignore[no-any-return]

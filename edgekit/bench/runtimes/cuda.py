@@ -6,6 +6,7 @@ installed beside TensorRT. Names and signatures: CUDA Driver API reference.
 
 import ctypes
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,12 @@ from edgekit.errors import UnavailableError
 DRIVER = "libcuda.so.1"
 STREAM_NON_BLOCKING = 1
 CAPTURE_THREAD_LOCAL = 1
+_DRIVER_COMMANDS = {  # from the distributions' own pages; the first that fits counts
+    "ubuntu": "sudo ubuntu-drivers install",
+    "debian": "sudo apt install nvidia-driver (its component non-free enabled)",
+    "arch": "sudo pacman -S nvidia",
+    "opensuse": "sudo zypper install nvidia-open",
+}
 
 
 class Cuda:
@@ -161,7 +168,7 @@ def load_driver() -> ctypes.CDLL:
     except OSError as e:
         raise UnavailableError(
             f"NVIDIA's driver is missing ({DRIVER} cannot be loaded).",
-            "Install NVIDIA's driver; in a container, pass the GPU through.",
+            driver_fix(),
         ) from e
     _check(library, "cuInit", library.cuInit(0))
     count = ctypes.c_int()
@@ -169,6 +176,34 @@ def load_driver() -> ctypes.CDLL:
     if count.value < 1:
         raise UnavailableError("The driver finds no GPU.", "Attach a GPU that it can see.")
     return library
+
+
+def driver_fix(release: Path = Path("/etc/os-release")) -> str:
+    """The command that installs NVIDIA's driver here.
+
+    Args:
+        release: says which distribution this is.
+    """
+    try:
+        lines = release.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    said = dict(line.split("=", 1) for line in lines if "=" in line)
+    known = {said.get("ID", "").strip('"'), *said.get("ID_LIKE", "").strip('"').split()}
+    command = next((c for name, c in _DRIVER_COMMANDS.items() if name in known), "")
+    how = f"Install NVIDIA's driver: {command}" if command else "Install NVIDIA's driver"
+    return f"{how}; in a container, pass the GPU through (docker run --gpus all)."
+
+
+def devices() -> list[str]:
+    """The name and compute capability of every GPU here; none where there is no driver."""
+    try:
+        library = load_driver()
+    except UnavailableError:
+        return []
+    count = ctypes.c_int()
+    _check(library, "cuDeviceGetCount", library.cuDeviceGetCount(ctypes.byref(count)))
+    return [device_name(place) for place in range(count.value)]
 
 
 def device_name(device: int = 0) -> str:

@@ -117,7 +117,7 @@ class TensorRt:
             return importlib.import_module(cls.MODULE)
         except (ImportError, OSError) as e:
             raise UnavailableError(
-                f"The module {cls.MODULE} does not import: {e}.", f"Install {cls.PACKAGE}."
+                f"The module {cls.MODULE} does not import: {e}.", f'pip install "{cls.PACKAGE}"'
             ) from e
 
     def _load(self, library: ModuleType, gpu: str) -> None:
