@@ -22,6 +22,7 @@ from edgekit.cli import (
     quantize_command,
     recipe_commands,
     run_command,
+    sensitivity_command,
 )
 
 app = typer.Typer(
@@ -38,6 +39,7 @@ app.command("prune")(prune_command.prune)
 app.command("finetune")(pass_commands.finetune)
 app.command("distill")(pass_commands.distill)
 app.command("quantize")(quantize_command.quantize)
+app.command("sensitivity")(sensitivity_command.sensitivity)
 app.command("cast")(cast_command.cast)
 app.command("export")(export_command.export)
 app.command("preflight")(preflight_command.preflight)

@@ -91,14 +91,9 @@ class Quantize(PtqConfig, Pass):
     def _quantize(self, parent: Artifact, source: Artifact, context: Context) -> Artifact:
         from edgekit.graph.onnx_model import read_onnx, specs
 
-        if context.data is None or self.scheme is None:
-            raise PassError(
-                f"{self.title} has no calibration data or no integer scheme.",
-                "Add a `data:` section, and a target with an int8 scheme.",
-            )
         path = context.out / "model.onnx"
         with TemporaryDirectory(dir=context.out.parent, prefix=".attempts-") as folder:
-            ladder = self._ladder(source, context.data, context, Path(folder))
+            ladder = self.ladder(source, context, Path(folder))
             if self.guard or self.budget is not None:
                 kept = self._guarded(ladder, context)
                 _move(kept.path, path)
@@ -113,12 +108,26 @@ class Quantize(PtqConfig, Pass):
         inputs, outputs = specs(read_onnx(path))
         return onnx_artifact(path, inputs, outputs, made_by=self.kind, parents=(parent,))
 
-    def _ladder(
-        self, source: Artifact, data: "Dataset", context: Context, folder: Path
-    ) -> "Ladder":
+    def ladder(self, source: Artifact, context: Context, folder: Path) -> "Ladder":
+        """What makes and judges models of one float32 ONNX artifact.
+
+        Args:
+            source: the artifact.
+            context: with data.
+            folder: an empty folder to work in.
+
+        Raises:
+            PassError: there is no data or no integer scheme.
+        """
         from edgekit.quantize.guard import Judge
         from edgekit.quantize.ladder import Ladder
 
+        data = context.data
+        if data is None or self.scheme is None:
+            raise PassError(
+                f"{self.title} has no calibration data or no integer scheme.",
+                "Add a `data:` section, and a target with an int8 scheme.",
+            )
         judge = Judge(
             parent=source,
             data=data,
@@ -132,7 +141,7 @@ class Quantize(PtqConfig, Pass):
         fitted = data.for_model(source.inputs)
         return Ladder(
             source=source.path,
-            scheme=self.scheme,  # type: ignore[arg-type]  # it was looked at by the caller
+            scheme=self.scheme,
             calibration=lambda: _calibration(fitted),
             judge=judge,
             config=self,
@@ -142,9 +151,16 @@ class Quantize(PtqConfig, Pass):
         )
 
     def _guarded(self, ladder: "Ladder", context: Context) -> "Attempt":
-        kept = ladder.climb(self.method)
+        if self.budget is not None:
+            from edgekit.quantize.mixed import within
+
+            first = ladder.kinds(self.method)[0]
+            kept = within(ladder, first, self.budget, guarded=self.guard)
+        else:
+            kept = ladder.climb(self.method)
         context.notes["guard"] = {
-            "held": True,
+            "held": True if self.guard else None,
+            "budget": self.budget.given() if self.budget else None,
             "gate": self.gate.model_dump(),
             "kept": kept.rung,
             "judged_on": ladder.judge.split,

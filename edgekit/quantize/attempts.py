@@ -1,11 +1,12 @@
 """What the guard tried: each model that was made, how it was judged, what was given back."""
 
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from edgekit.quantize.config import PtqConfig
     from edgekit.quantize.guard import Accuracy, Latency
@@ -139,3 +140,9 @@ def _cells(each: Attempt) -> tuple[str, ...]:
         shown(t.speedup if t else None, ".2f") + ("x" if t and t.speedup is not None else ""),
         f"{r.size_bytes / 1e3:.1f} kB" if r else "–",
     )
+
+
+def excluding(config: "PtqConfig", names: "Iterable[str]") -> "PtqConfig":
+    """The configuration with further layers left in float, by their exact names."""
+    more = tuple(escape(name) for name in names)
+    return config.model_copy(update={"exclude": tuple(dict.fromkeys((*config.exclude, *more)))})

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,7 +20,7 @@ from edgekit.artifact import Artifact
 from edgekit.errors import EdgekitError, GateError, PassError
 from edgekit.progress import Progress, Silent
 from edgekit.quantize import dynamic, equalize, sensitivity
-from edgekit.quantize.attempts import Attempt, Kind, Reverted, table
+from edgekit.quantize.attempts import Attempt, Kind, Reverted, excluding, table
 from edgekit.quantize.config import Method, PtqConfig
 from edgekit.quantize.graph import WEIGHTED, Graph
 from edgekit.quantize.guard import Judge
@@ -88,10 +87,10 @@ class Ladder:
                 return found
         raise self.failed()
 
-    def failed(self) -> GateError:
-        """Nothing holds the gate: what was tried, as a table."""
+    def failed(self, why: str = "No int8 form of the model holds the guard's gate.") -> GateError:
+        """Nothing holds: what was tried, as a table."""
         return GateError(
-            "No int8 form of the model holds the guard's gate.\n" + table(self.tried),
+            f"{why}\n{table(self.tried)}",
             "Keep the float32 model, allow more with `gate:` (--gate), train with quantization, or "
             "take the model as it is with `guard: false` (--no-guard).",
         )
@@ -207,7 +206,7 @@ class Ladder:
             found = self.attempt(
                 f"int8 where it gains most ({len(kept)} of {len(gains)})",
                 start.kind,
-                _excluding(start.config, out),
+                excluding(start.config, out),
                 timed=True,
             )
             if not found.slower and found.report is not None:
@@ -234,8 +233,8 @@ class Ladder:
 
     def _without_the_worst(self, start: Attempt) -> Attempt | None:
         """Give the fewest layers back that make the model accurate, the worst first."""
-        partial = self._partial(start)
-        noise = sensitivity.Noise(self._source_of(start), self._ranked_on())
+        partial = self.partial(start)
+        noise = sensitivity.Noise(self.source_of(start), self.ranked_on())
         within = [n for n in partial.layers if start.report and n in start.report.layers]
         ranked = sensitivity.reverted(partial, noise, self.progress, within)
         order = sensitivity.worst_first(ranked)
@@ -271,10 +270,10 @@ class Ladder:
     def _giving_back(self, start: Attempt, names: Sequence[str]) -> Attempt:
         plural = "layer" if len(names) == 1 else "layers"
         return self.attempt(
-            f"{len(names)} {plural} back to float32", start.kind, _excluding(start.config, names)
+            f"{len(names)} {plural} back to float32", start.kind, excluding(start.config, names)
         )
 
-    def _source_of(self, start: Attempt) -> "onnx.ModelProto":
+    def source_of(self, start: Attempt) -> "onnx.ModelProto":
         """The float network that an attempt was made from."""
         if start.kind == "dynamic":
             import onnx
@@ -284,18 +283,19 @@ class Ladder:
             dynamic.fold_weights(Graph(model))
             return model
         if start.config.equalize:
-            return equalize.equalize(self.reference, self._ranked_on())[0]
+            return equalize.equalize(self.reference, self.ranked_on())[0]
         return self.reference
 
-    def _partial(self, start: Attempt) -> sensitivity.Partial:
+    def partial(self, start: Attempt) -> sensitivity.Partial:
+        """The network of an attempt, any layers of which can be quantized by themselves."""
         from edgekit.graph.onnx_model import read_onnx
 
-        source = self._source_of(start)
+        source = self.source_of(start)
         if start.kind == "dynamic":
             return sensitivity.of_dynamic(source, self.scheme)
         return sensitivity.static(source, read_onnx(start.path))
 
-    def _ranked_on(self) -> list[dict[str, NDArray[Any]]]:
+    def ranked_on(self) -> list[dict[str, NDArray[Any]]]:
         """Samples on which layers are ranked."""
         return self.judge.samples(RANKED_ON)
 
@@ -310,7 +310,7 @@ class Ladder:
         from edgekit.graph.onnx_names import layer_names
 
         called = layer_names(self.reference)
-        sizes = sensitivity.weight_bytes(self._source_of(start), names)
+        sizes = sensitivity.weight_bytes(self.source_of(start), names)
         return [
             Reverted(
                 node=name,
@@ -332,11 +332,6 @@ def _speed(attempt: Attempt) -> tuple[float, int]:
     speedup = attempt.latency.speedup if attempt.latency else None
     size = attempt.report.size_bytes if attempt.report else 0
     return speedup or 0.0, -size
-
-
-def _excluding(config: PtqConfig, names: Iterable[str]) -> PtqConfig:
-    more = tuple(escape(name) for name in names)
-    return config.model_copy(update={"exclude": tuple(dict.fromkeys((*config.exclude, *more)))})
 
 
 def _artifact(path: Path) -> Artifact:

@@ -21,6 +21,7 @@ COMMANDS = (
     "finetune",
     "distill",
     "quantize",
+    "sensitivity",
     "export",
     "build",
     "verify",

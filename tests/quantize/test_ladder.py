@@ -15,8 +15,8 @@ from edgekit.errors import GateError
 from edgekit.graph.onnx_model import read_onnx, specs
 from edgekit.lower import check
 from edgekit.metrics import Task
-from edgekit.quantize import guard
-from edgekit.quantize.config import GuardGate, Place, PtqConfig
+from edgekit.quantize import guard, mixed
+from edgekit.quantize.config import Budget, GuardGate, Place, PtqConfig
 from edgekit.quantize.guard import Judge, Latency, held
 from edgekit.quantize.ladder import Ladder
 
@@ -294,3 +294,61 @@ def test_latency_that_cannot_be_measured_is_unavailable_and_no_failure(
     found = ladder.judge.latency(ladder.source)
     assert (found.label, found.passed, found.speedup) == ("unavailable", True, None)
     assert reason in found.said
+
+
+def test_a_budget_in_bytes_keeps_the_sensitive_layer_in_float(make: Make, tmp_path: Path) -> None:
+    """Of four layers one may stay in float32: the planted one, which no other makes up for."""
+    path = chain(tmp_path / "m.onnx", ["LeakyRelu"] * 3, {2: 3000.0}, mattering=True)
+    ladder = make(path, gate=LOOSE)
+    whole = ladder.attempt("whole", "static", ladder.config)
+    rows = mixed.analyse(ladder, whole)
+    assert max(rows, key=lambda r: r.noise).layer == "fc2"
+    ladder.tried.clear()
+    (ladder.folder / "00").rename(ladder.folder / "whole")
+    budget = Budget(size_bytes=whole.report.size_bytes + 3 * WIDTH * WIDTH)
+    kept = mixed.within(ladder, "static", budget, guarded=True)
+    assert "fc2/Gemm" not in kept.report.layers
+    assert kept.report.size_bytes <= budget.size_bytes
+    assert kept.passed
+
+
+def test_a_budget_that_int8_cannot_keep_is_refused(make: Make, tmp_path: Path) -> None:
+    ladder = make(chain(tmp_path / "m.onnx", ["Relu"], {}, mattering=True), gate=LOOSE)
+    with pytest.raises(GateError, match="keeps size_bytes 100 and the gate"):
+        mixed.within(ladder, "static", Budget(size_bytes=100), guarded=True)
+
+
+def test_a_budget_in_milliseconds_is_held_against_the_measurement(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each layer takes 2 ms in float32 and 1 ms in int8; 4.5 ms leave room for two in float32."""
+
+    def integers(path: Path) -> int:
+        return sum(i.data_type == 3 and len(i.dims) == 2 for i in weights_of(path))
+
+    def latency(path: Path) -> Latency:
+        ms = 6.0 - integers(path)
+        return Latency("measured", passed=True, said="", p50_ms=ms, parent_p50_ms=6.0)
+
+    def layer_ms(self: Judge, path: Path, layers: tuple[str, ...], _: float) -> dict[str, float]:
+        return dict.fromkeys(layers, 2.0 if path == self.parent.path else 1.0)
+
+    monkeypatch.setattr(Judge, "layer_ms", layer_ms)
+    path = chain(tmp_path / "m.onnx", ["Relu"] * 2, {}, mattering=True)
+    ladder = make(path, latency=latency, gate=LOOSE)
+    kept = mixed.within(ladder, "static", Budget(latency_ms=4.5), guarded=True)
+    assert kept.latency.p50_ms <= 4.5
+    assert kept.report.quantized == 2
+
+
+def test_the_figure_has_a_bar_for_each_layer_in_order() -> None:
+    from xml.etree import ElementTree as ET
+
+    from edgekit.report.sensitivity import figure
+
+    figures = {"a<b": 10.0, "c": 40.0, "d": None}
+    rows = [{"layer": name, "sqnr_db": db} for name, db in figures.items()]
+    root = ET.fromstring(figure(rows))  # noqa: S314 - it was made just now
+    widths = [float(r.get("width")) for r in root.iter("{http://www.w3.org/2000/svg}rect")]
+    assert widths[0] > widths[1] > widths[2] == 0
+    assert "a<b" in [t.text for t in root.iter("{http://www.w3.org/2000/svg}text")]
