@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from edgekit.lower import check
 from edgekit.quantize.calibration import signal_to_noise_db
-from edgekit.quantize.graph import Graph
+from edgekit.quantize.graph import Graph, attribute, output_axis
 
 if TYPE_CHECKING:
     import onnx
@@ -120,19 +120,11 @@ def _plain(gemm: "onnx.NodeProto") -> bool:
     return alike and not ("transA" in held and held["transA"].i)
 
 
-def _groups(node: "onnx.NodeProto") -> int:
-    return next((int(a.i) for a in node.attribute if a.name == "group"), 1)
-
-
-def _transposed(node: "onnx.NodeProto") -> bool:
-    return any(a.name == "transB" and a.i for a in node.attribute)
-
-
 def _outputs_axis(graph: Graph, node: "onnx.NodeProto") -> int | None:
     """The axis of the weight that makes the layer's channels; None: it cannot be scaled."""
     if _own_weight(graph, node) is None:
         return None
-    return 0 if node.op_type == "Conv" or _transposed(node) else 1
+    return output_axis(node, 2)
 
 
 def _inputs_axis(graph: Graph, node: "onnx.NodeProto") -> int | None:
@@ -141,8 +133,8 @@ def _inputs_axis(graph: Graph, node: "onnx.NodeProto") -> int | None:
     if weight is None:
         return None
     if node.op_type == "Gemm":
-        return 1 if _transposed(node) else 0
-    groups = _groups(node)
+        return 1 if attribute(node, "transB", 0) else 0
+    groups = attribute(node, "group", 1)
     if groups == 1:
         return 1
     return 0 if groups == weight.shape[0] and weight.shape[1] == 1 else None

@@ -1,16 +1,12 @@
 """Giving the activation pairs of a quantized graph other ranges than the engine found."""
 
-from typing import TYPE_CHECKING, Any
-
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from edgekit.quantize import dialect
 from edgekit.quantize.graph import Graph
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    import onnx
 
     from edgekit.quantize.ranges import Limits
 
@@ -42,26 +38,15 @@ def set_ranges(graph: Graph, limits: "Mapping[str, Limits]", *, symmetric: bool)
     joint = _joined(graph, dict(limits))
     count = 0
     for quantize in graph.activation_quantizers():
-        zero = graph.array(quantize.input[2])
-        if quantize.input[0] not in joint or zero is None or zero.size != 1:
+        levels = graph.levels(quantize)
+        if quantize.input[0] not in joint or levels is None or levels[1].size != 1:
             continue
         low, high = joint[quantize.input[0]]
-        set_pair(
-            graph, quantize, *dialect.parameters(low, high, str(zero.dtype), symmetric=symmetric)
-        )
+        dtype = str(levels[1].dtype)
+        graph.set_levels(quantize, *dialect.parameters(low, high, dtype, symmetric=symmetric))
         count += 1
     graph.edit()
     return count
-
-
-def set_pair(
-    graph: Graph, quantize: "onnx.NodeProto", scale: NDArray[Any], zero: NDArray[Any]
-) -> None:
-    """Give a Q/DQ pair a scale and a zero point in initializers of its own."""
-    s = graph.set_array(graph.unique(f"{quantize.input[0]}/scale"), scale)
-    z = graph.set_array(graph.unique(f"{quantize.input[0]}/zero"), zero)
-    for node in (quantize, *graph.readers(quantize.output[0])):
-        node.input[1], node.input[2] = s, z
 
 
 def _joined(graph: Graph, limits: "dict[str, Limits]") -> "dict[str, Limits]":

@@ -7,13 +7,14 @@ weights, scales and zero points are those of a network that was quantized whole.
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.quantize.graph import Graph, dequantize_linear
+from edgekit.quantize.graph import Graph
 from edgekit.quantize.placement import insert_pairs, layers
+from edgekit.quantize.weights import constant_behind
 
 if TYPE_CHECKING:
+    import numpy as np
     import onnx
 
 
@@ -38,7 +39,8 @@ class Simulation:
         self.layers: tuple[str, ...] = ()
         self.unknown: tuple[str, ...] = ()
         for node in layers(graph):
-            value = _dequantized_weight(graph, node)
+            made = graph.producer(node.input[1])
+            value = None if made is None else constant_behind(graph, made)
             if value is None or node.name not in known:
                 self.unknown += (node.name,)
                 continue
@@ -74,18 +76,3 @@ def _input_pair(graph: Graph, node: "onnx.NodeProto") -> tuple[NDArray[Any], NDA
         return None
     scale, zero = graph.array(made.input[1]), graph.array(made.input[2])
     return None if scale is None or zero is None or scale.size > 1 else (scale, zero)
-
-
-def _dequantized_weight(graph: Graph, node: "onnx.NodeProto") -> NDArray[np.float32] | None:
-    """The weight's value behind its DequantizeLinear; None where more lies between."""
-    dequantize = graph.producer(node.input[1])
-    if dequantize is None or dequantize.op_type != "DequantizeLinear":
-        return None
-    held, scale = graph.array(dequantize.input[0]), graph.array(dequantize.input[1])
-    if held is None or scale is None:
-        return None
-    zero = graph.array(dequantize.input[2]) if len(dequantize.input) > 2 else None
-    if zero is None:
-        zero = np.zeros(scale.shape, held.dtype)
-    axis = next((int(a.i) for a in dequantize.attribute if a.name == "axis"), 1)
-    return dequantize_linear(held, scale, zero, axis if scale.size > 1 else None)
