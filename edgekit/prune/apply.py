@@ -88,9 +88,11 @@ def _setter(owner: Any, name: str, value: Any) -> Callable[[], None]:
 
 def _resize(module: nn.Module, small: Program, undo: list[Callable[[], None]]) -> None:
     """Set the attributes that say how large a part is."""
-    uses = _uses(small)
+    uses, parted = _uses(small), _parted(small)
     for name, part in module.named_modules():
         sizes = _sizes(part, uses.get(f"{name}.weight" if name else "weight"))
+        if isinstance(part, nn.Unflatten) and name in parted:
+            sizes = {"unflattened_size": parted[name]}
         if sizes is None and any(True for _ in part.parameters(recurse=False)):
             _refuse(name, part)
         for attribute, value in (sizes or {}).items():
@@ -121,6 +123,18 @@ def _uses(small: Program) -> dict[str, dict[str, Any]]:
     return found
 
 
+def _parted(small: Program) -> dict[str, tuple[int, ...]]:
+    """By the path of an `nn.Unflatten`, the sizes that it now parts a dimension into."""
+    found = {}
+    paths = small.name_map()
+    for node in small.exported.graph.nodes:
+        if node.target is torch.ops.aten.unflatten.int and node.name in paths:
+            sizes = bind(node)["sizes"]
+            if all(isinstance(size, int) for size in sizes):
+                found[paths[node.name]] = tuple(sizes)
+    return found
+
+
 def _sizes(part: nn.Module, use: dict[str, Any] | None) -> dict[str, Any] | None:
     """Attributes of a part of a known kind, read off its weights; None for other kinds."""
     weight = getattr(part, "weight", None)
@@ -146,6 +160,8 @@ def _sizes(part: nn.Module, use: dict[str, Any] | None) -> dict[str, Any] | None
         gates = {"LSTM": 4, "GRU": 3}.get(part.mode, 1)
         sizes = {"input_size": reads[1], "hidden_size": reads[0] // gates}
         return {**sizes, "proj_size": recurs[1]} if part.proj_size else sizes
+    if isinstance(part, nn.RNNCellBase):
+        return {"input_size": part.weight_ih.shape[1], "hidden_size": part.weight_hh.shape[1]}
     if isinstance(part, nn.PReLU):
         return {"num_parameters": part.weight.shape[0]}
     return None

@@ -3,6 +3,7 @@
 import prune_nets as nets
 import pytest
 import torch
+from torch import nn
 
 from edgekit.errors import UsageError
 from edgekit.graph.capture import capture
@@ -51,6 +52,45 @@ def test_a_module_takes_the_pruned_sizes(name):
     assert all(p.grad is None or p.grad.shape == p.shape for p in net.parameters())
     again = capture(net.eval(), (x,), dynamic=None)
     assert again.module()(x)[0].shape == expected[0].shape
+
+
+class Cell(nn.Module):
+    """First states that the cells make themselves."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.LSTMCell(6, 10), nn.GRUCell(10, 8)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x):
+        h, c = self.first(x)
+        h, c = self.first(x, (h, c))
+        return self.head(self.second(h + c))
+
+
+class Decoder(nn.Sequential):
+    """A view whose sizes are a module's attribute."""
+
+    def __init__(self):
+        super().__init__(
+            nn.Linear(6, 96), nn.Tanh(), nn.Unflatten(1, (6, 4, 4)), nn.ConvTranspose2d(6, 8, 2, 2),
+            nn.InstanceNorm2d(8, affine=True), nn.Conv2d(8, 2, 3),
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [Cell, Decoder])
+def test_parts_whose_sizes_are_attributes(kind):
+    torch.manual_seed(0)
+    net, x = kind().eval(), torch.randn(2, 6)
+    small, _ = prune(capture(net, (x,), dynamic=None), HALF, seed=0)
+    apply_to(net, small)
+    torch.testing.assert_close(net(x), small.module()(x)[0])
+    if kind is Cell:
+        assert (net.first.hidden_size, net.second.input_size, net.second.hidden_size) == (5, 5, 4)
+        assert "LSTMCell(6, 5)" in repr(net)
+    else:
+        assert net[2].unflattened_size == (3, 4, 4)
+        assert (net[4].num_features, net[5].in_channels) == (4, 4)
 
 
 @pytest.mark.parametrize("name", REFUSED)
