@@ -273,7 +273,7 @@ def picture(found: dict[str, Any]) -> str:
     whole = len(found["measures"]) * (width + left + 20) + 10
     parts.append(
         f'<text x="{left}" y="{top + height + 36}">share of MACs kept. Solid: least squares; '
-        "dashed: nothing. Grey: l2, uniform; blue: the default; brown: its channels, uniform.</text>"
+        "dashed: nothing. Grey: l2, uniform; blue: default; brown: its channels, uniform.</text>"
     )
     body = "\n".join(parts)
     return (
