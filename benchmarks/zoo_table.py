@@ -28,7 +28,8 @@ and ONNX Runtime. It writes this page; the records are in [results/zoo.json](res
 - *batch*: whether the pruned program takes any batch size.
 - *seconds*: of the processor, one thread: analysis; shrinking, with capturing the smaller graph
   again; proof; everything.
-- *commit*: of edgekit, which made the row; the processor is in the records.
+- *commit*: of edgekit, which made the row, as it stands in the history now; the processor is in the
+  records.
 """
 
 
