@@ -107,6 +107,15 @@ class Ladder:
         model, _ = prepare(read_onnx(self.source))
         return model
 
+    @cached_property
+    def float_file(self) -> Path:
+        """The same as a file: its nodes have the names that the layers have, whoever made it."""
+        from edgekit.graph.onnx_model import write_onnx
+
+        path = self.folder / "float32.onnx"
+        write_onnx(self.reference, path)
+        return path
+
     # --- one attempt
 
     def attempt(self, rung: str, kind: Kind, config: PtqConfig, *, timed: bool = False) -> Attempt:
@@ -223,7 +232,7 @@ class Ladder:
             floats, integers = (
                 self.judge.layer_ms(path, report.layers, whole)
                 for path, whole in (
-                    (self.judge.parent.path, latency.parent_p50_ms),
+                    (self.float_file, latency.parent_p50_ms),
                     (start.path, latency.p50_ms),
                 )
             )

@@ -102,7 +102,7 @@ def _times(
     judge = ladder.judge
     try:
         return (
-            judge.layer_ms(judge.parent.path, names, latency.parent_p50_ms),
+            judge.layer_ms(ladder.float_file, names, latency.parent_p50_ms),
             judge.layer_ms(start.path, names, latency.p50_ms),
         )
     except EdgekitError:
