@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 Batches = Callable[[], Iterable[Mapping[str, NDArray[Any]]]]
 RANKED_ON = 16  # samples on which layers are ranked
 _RANGES = ("mse", "percentile", "kl")
+_COSTLY = 0.03  # of the whole latency: what a layer loses by int8 before it is worth a try without
 
 
 @dataclass
@@ -80,7 +81,7 @@ class Ladder:
         ]
         held = [a for a in starts if a.passed]
         if held:
-            return max(held, key=_speed)
+            return self._without_the_slow(max(held, key=_speed))
         for start in sorted(starts, key=lambda a: (a.slower, a.loss)):
             found = self._repaired(start) if start.report and start.report.quantized else None
             if found is not None:
@@ -198,6 +199,23 @@ class Ladder:
             yield "equalization", {"equalize": True}
         if not config.adaround:
             yield "AdaRound", {"adaround": True}
+
+    def _without_the_slow(self, best: Attempt) -> Attempt:
+        """Of a model that holds, give back the layers that int8 slows down, if that is faster."""
+        whole = best.latency.p50_ms if best.latency else None
+        gains = self._gains(best) if whole is not None else None
+        if whole is None or gains is None:
+            return best
+        out = [n for n in gains if gains[n] < -_COSTLY * whole]
+        if not out or len(out) == len(gains):
+            return best
+        plural = "layer that int8 slows" if len(out) == 1 else "layers that int8 slows"
+        rung = f"{len(out)} {plural} down back to float32"
+        found = self.attempt(rung, best.kind, excluding(best.config, out))
+        if not found.passed or _speed(found) <= _speed(best):
+            return best
+        self.reverted = self._priced(best, out, "latency", {}, gains)
+        return found
 
     def _only_what_pays(self, start: Attempt) -> Attempt | None:
         """Give back the layers that int8 does not make faster; the first attempt not slower."""

@@ -200,6 +200,33 @@ def test_a_slower_model_gives_back_what_does_not_pay(
     assert [(r.node, r.why, r.ms) for r in ladder.reverted] == [("fc0/Gemm", "latency", -1.0)]
 
 
+@pytest.mark.parametrize("faster", [True, False])
+def test_a_model_that_holds_gives_back_what_int8_slows_down_if_that_is_faster(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, faster: bool
+) -> None:
+    saved = {"fc0/Gemm": -0.2, "fc1/Gemm": 3.0, "fc2/Gemm": -0.01}  # of 2 ms: 10 %, and 0.5 %
+
+    def layer_ms(
+        self: Judge, path: Path, layers: tuple[str, ...], whole: float
+    ) -> dict[str, float]:
+        return {n: 4.0 - (0.0 if path.name == "float32.onnx" else saved[n]) for n in layers}
+
+    def latency(path: Path) -> Latency:
+        integers = sum(i.data_type == 3 and len(i.dims) == 2 for i in weights_of(path))
+        speedup = {3: 2.0, 2: 2.5 if faster else 1.5}[integers]
+        return Latency("measured", passed=True, said="", speedup=speedup, p50_ms=2.0)
+
+    monkeypatch.setattr(Judge, "layer_ms", layer_ms)
+    path = chain(tmp_path / "m.onnx", ["Relu"] * 2, {}, mattering=True)
+    ladder = make(path, latency=latency, gate=LOOSE)
+    kept = ladder.climb("static")
+    assert len(ladder.tried) == 2
+    assert "1 layer that int8 slows down" in ladder.tried[1].rung
+    assert (kept is ladder.tried[1]) is faster
+    expected = [("fc0/Gemm", "latency", -0.2)] if faster else []
+    assert [(r.node, r.why, pytest.approx(r.ms)) for r in ladder.reverted] == expected
+
+
 def test_where_nothing_holds_the_table_says_what_was_tried(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -250,11 +277,13 @@ def test_methods_that_both_hold_are_decided_by_speed(make: Make, tmp_path: Path)
     [
         ("slower", 0.9, 0.0, False),
         ("slower", 0.9, 0.2, True),
-        ("inconclusive", 0.9, 0.0, True),
+        ("inconclusive", 0.98, 0.0, True),
+        ("inconclusive", 0.9, 0.2, True),
+        ("inconclusive", 0.9, 0.0, False),
         ("faster", 1.5, 0.0, True),
     ],
 )
-def test_only_a_slowdown_that_was_seen_fails(
+def test_a_slowdown_fails_and_what_cannot_be_told_from_one(
     verdict: str, speedup: float, allowed: float, passed: bool
 ) -> None:
     figure = SimpleNamespace(value=speedup, low=speedup - 0.05, high=speedup + 0.05)
