@@ -11,6 +11,7 @@ from edgekit.cli import (
     bench_command,
     cast_command,
     compare_command,
+    convert_command,
     device_command,
     doctor_command,
     export_command,
@@ -42,6 +43,7 @@ app.command("quantize")(quantize_command.quantize)
 app.command("sensitivity")(sensitivity_command.sensitivity)
 app.command("cast")(cast_command.cast)
 app.command("export")(export_command.export)
+app.command("convert")(convert_command.convert)
 app.command("preflight")(preflight_command.preflight)
 app.command("lint")(lint_command.lint)
 app.command("build")(pass_commands.build)

@@ -2,6 +2,7 @@
 
 from edgekit.pipeline.bench_request import BenchRequest
 from edgekit.pipeline.benchmark import bench_models
+from edgekit.pipeline.convert import convert_model
 from edgekit.pipeline.gates import raise_for_verdict
 from edgekit.pipeline.lint import lint_model, raise_unless_ok
 from edgekit.pipeline.measure import cpu_threads
@@ -24,6 +25,7 @@ __all__ = [
     "bench_models",
     "capture",
     "compare_models",
+    "convert_model",
     "cpu_threads",
     "evaluate_model",
     "examine_machine",

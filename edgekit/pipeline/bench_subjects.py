@@ -22,9 +22,10 @@ _BY_RECIPE_FORMAT = {
     "tensorrt": "tensorrt",
     "tensorrt-rtx": "tensorrt-rtx",
 }
+_BY_SUFFIX = {".ort": "onnxruntime", ".xml": "openvino"}
 # What each runtime can load, by file suffix.
 _LOADS: dict[str, tuple[str, ...]] = {
-    "onnxruntime": (".onnx",),
+    "onnxruntime": (".onnx", ".ort"),
     "openvino": (".onnx", ".xml"),
     "torch": (".pt2",),
     "torch-compile": (".pt2",),
@@ -84,7 +85,7 @@ def labels(models: Sequence[Path]) -> list[str]:
 def _open(path: Path, name: str, request: BenchRequest) -> OpenModel:
     target = request.loaded_target()
     wanted = request.runtime or (target.runtime if target else None)
-    if not path.is_dir() and path.suffix in {".engine", ".plan", ".xml"}:
+    if not path.is_dir() and path.suffix in {".engine", ".plan", ".ort", ".xml"}:
         runtime = wanted or _runtime_of_file(path)
         _check_loads(path, name, runtime)
         return OpenModel(name, path, runtime, _inputs_of_file(path, runtime))
@@ -112,9 +113,9 @@ def _check_loads(path: Path, name: str, runtime: str) -> None:
 
 
 def _runtime_of_file(path: Path) -> str:
-    """The runtime of an engine, from the JSON that the build wrote beside it."""
-    if path.suffix == ".xml":
-        return "openvino"
+    """The runtime of a file: by its suffix, an engine's from the JSON that the build wrote."""
+    if path.suffix in _BY_SUFFIX:
+        return _BY_SUFFIX[path.suffix]
     if not path.is_file():
         raise UsageError(f"{path} does not exist.", "Give an artifact folder or a model file.")
     for beside in (path.with_name(f"{path.name}.json"), path.with_suffix(".json")):

@@ -93,7 +93,7 @@ def test_x86_runs_in_integers(made: dict[str, tuple[Path, QuantReport]], tmp_pat
 
 def test_openvino_runs_in_integers(made: dict[str, tuple[Path, QuantReport]]) -> None:
     pytest.importorskip("openvino")
-    core = openvino._import().Core()
+    core = openvino.import_openvino().Core()
     compiled = core.compile_model(core.read_model(made["openvino-cpu"][0]), "CPU")
     found: dict[str, set[str]] = {}
     for node in compiled.get_runtime_model().get_ops():

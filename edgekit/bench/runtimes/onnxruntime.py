@@ -39,10 +39,10 @@ LEVELS = {
 
 
 class OnnxRuntime:
-    """An ONNX file in ONNX Runtime.
+    """An ONNX file, or ONNX Runtime's own `.ort`, in ONNX Runtime.
 
     Args:
-        model: the `.onnx` file; external data must lie beside it.
+        model: the file; external data must lie beside it.
         options: any of
             `providers`: names, in order of preference (default: the CPU alone);
             `threads`: threads inside an operator (default 1; 0: as many as there are cores);

@@ -78,7 +78,7 @@ class OpenVino:
     def probe(cls) -> Availability:
         """Say whether OpenVINO imports, and which devices it finds."""
         try:
-            library = _import()
+            library = import_openvino()
             devices = library.Core().available_devices
         except UnavailableError as e:
             return Availability(ok=False, reason=e.message, fix=e.hint)
@@ -88,7 +88,7 @@ class OpenVino:
 
     def __enter__(self) -> "OpenVino":
         """Read and compile the model."""
-        library = _import()
+        library = import_openvino()
         if not self._model.is_file():
             raise UsageError(f"{self._model} does not exist.", "Check the path.")
         if self._model.suffix not in SUFFIXES:  # it would try every format that it knows
@@ -160,7 +160,7 @@ class OpenVino:
         check_feeds(self.inputs, feeds, self._model)
         if self._compiled is None:
             raise UsageError("The model is not loaded.", "Use the runtime in a with statement.")
-        library = _import()
+        library = import_openvino()
         request = self._compiled.create_infer_request()
         for spec in self.inputs:
             array = np.require(feeds[spec.name], requirements=["C", "W"])
@@ -197,7 +197,7 @@ def _check_choice(what: str, value: object, known: tuple[str, ...]) -> None:
         raise UsageError(f"OpenVINO has no {what} {value!r}.", f"Choices: {', '.join(known)}.")
 
 
-def _import() -> ModuleType:
+def import_openvino() -> ModuleType:
     """Import OpenVINO without its telemetry.
 
     `import openvino` alone writes an identifier into the home folder and reports to a server where
