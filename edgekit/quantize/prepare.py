@@ -1,5 +1,6 @@
 """Before quantization: a graph that NNCF sees whole, and the nodes that stay in float."""
 
+from collections.abc import Collection
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
@@ -109,7 +110,44 @@ def exclusions(
         if channels and min(channels) < config.minimum_channels:
             reason = f"{min(channels)} channels, fewer than {config.minimum_channels}"
             found.setdefault(node.name, reason)
+    if found and not scheme.skip_input_of_add:
+        for name in _beside_floats(graph, found):
+            found.setdefault(name, "the layers before or behind it stay in float")
     return found
+
+
+def _beside_floats(graph: Graph, floats: Collection[str]) -> list[str]:
+    """Names of the nodes without weights whose nearest layers, on one side, all stay in float.
+
+    An element-wise operator there would be quantized for nobody: its Q/DQ costs, and no integer
+    kernel gains by it.
+
+    Args:
+        graph: float32, in topological order.
+        floats: names of the layers that stay in float.
+    """
+    before: dict[str, set[bool]] = {}  # by tensor: of the nearest layers, which are in int8
+    behind: dict[str, set[bool]] = {}
+    for node in graph.nodes:
+        kinds = _of_layer(node, floats) or set().union(*(before.get(t, set()) for t in node.input))
+        before.update(dict.fromkeys(node.output, kinds))
+    for node in reversed(graph.nodes):
+        kinds = _of_layer(node, floats) or set().union(*(behind.get(t, set()) for t in node.output))
+        for tensor in node.input:
+            behind[tensor] = behind.get(tensor, set()) | kinds
+    found = []
+    for node in graph.nodes:
+        sides = (before, node.input), (behind, node.output)
+        kinds_of_sides = [
+            set().union(*(seen.get(t, set()) for t in tensors)) for seen, tensors in sides
+        ]
+        if node.op_type not in WEIGHTED and any(k == {False} for k in kinds_of_sides):
+            found.append(node.name)
+    return found
+
+
+def _of_layer(node: "onnx.NodeProto", floats: Collection[str]) -> set[bool]:
+    return {node.name not in floats} if node.op_type in WEIGHTED else set()
 
 
 def _matches(node: "onnx.NodeProto", pattern: str) -> bool:
