@@ -10,11 +10,7 @@ quantizer writes them. What stays in float, with the reason in the report:
 A Gemm is split into a MatMul, which keeps its name, and an Add first.
 """
 
-import contextlib
-import io
-import logging
-import warnings
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,6 +25,7 @@ from edgekit.quantize.config import PtqConfig
 from edgekit.quantize.graph import RECURRENT, WEIGHTED, Graph
 from edgekit.quantize.prepare import exclusions, prepare
 from edgekit.quantize.ptq import QuantReport, noise_db, read_samples
+from edgekit.quantize.quiet import quiet
 
 if TYPE_CHECKING:
     import onnx
@@ -155,7 +152,7 @@ def _with_onnxruntime(
     with TemporaryDirectory(prefix="edgekit-dynamic-") as folder:
         path = Path(folder) / "model.onnx"
         try:
-            with _quiet():
+            with quiet(None):  # it advises on the root logger
                 from onnxruntime.quantization import QuantType
                 from onnxruntime.quantization import quantize_dynamic as run
 
@@ -176,20 +173,6 @@ def _with_onnxruntime(
                 "Exclude the layer that the message names (`exclude:`).",
             ) from e
         return onnx.load_model(path)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """ONNX Runtime's quantizer advises on the root logger and on stdout."""
-    log = logging.getLogger()
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        log.setLevel(level)
 
 
 def fold_weights(graph: Graph) -> int:

@@ -6,18 +6,15 @@ results, so the telemetry package is hidden while NNCF is imported, which makes 
 stub, and stdout is held back while it works.
 """
 
-import contextlib
-import io
-import logging
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from edgekit.errors import PassError, UnavailableError
+from edgekit.quantize.quiet import quiet
 
 if TYPE_CHECKING:
     import onnx
@@ -124,7 +121,7 @@ def quantize(
     )
     preset = nncf.QuantizationPreset
     try:
-        with _quiet():
+        with quiet("nncf"):
             return nncf.quantize(  # type: ignore[no-any-return]
                 model,
                 nncf.Dataset(samples),
@@ -140,16 +137,3 @@ def quantize(
             f"NNCF could not quantize the model: {type(e).__name__}: {text[0] if text else ''}",
             "Exclude the operator that the message names (`exclude:`).",
         ) from e
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    log = logging.getLogger("nncf")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        log.setLevel(level)
