@@ -75,8 +75,9 @@ def show(report: "LintReport") -> None:
     verdict = "follows" if report.ok else "breaks"
     console.print(
         Text(f"{verdict} dialect {report.dialect} of {report.target}", style="bold")
-        + Text(f" (opset {report.opset}; {report.quantized or 'not quantized'})", style="default")
+        + Text(f" (opset {report.opset})", style="default")
     )
+    console.print(Text(report.quantized or "it is not quantized"))
     for each in report.findings:
         _finding(each)
     if report.fix is not None:
