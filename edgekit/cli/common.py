@@ -151,7 +151,7 @@ def build(model: type[M], fields: Any, what: str) -> M:
     """
     from pydantic import ValidationError
 
-    from edgekit.recipe import nearest_hint
+    from edgekit.recipe import keys_at, nearest_hint
 
     try:
         return model.model_validate(fields)
@@ -161,7 +161,7 @@ def build(model: type[M], fields: Any, what: str) -> M:
         place = f"{what}: {key}" if key else what
         raise UsageError(
             f"{place}: {first['msg'].removeprefix('Value error, ').rstrip('.')}.",
-            nearest_hint(key, list(model.model_fields))
+            nearest_hint(str(first["loc"][-1]), keys_at(model, first["loc"][:-1]))
             if first["type"] == "extra_forbidden"
             else "See the command's --help.",
         ) from e

@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -183,15 +183,18 @@ def _without_tags(loc: tuple[Any, ...], data: object, *, missing: bool) -> tuple
 
 
 def _valid_keys(where: tuple[Any, ...], loc: tuple[Any, ...]) -> list[str]:
-    """The keys that are valid at a path: those of the model that stands there."""
+    """The keys that are valid at a path of a recipe."""
     kinds = pass_kinds()
     tags = [k for i, k in enumerate(loc) if i and isinstance(loc[i - 1], int) and k in kinds]
-    model: type[BaseModel] = Recipe
+    if "passes" in where and tags:
+        return keys_at(kinds[tags[0]], where[where.index("passes") + 1 :])
+    return keys_at(Recipe, where)
+
+
+def keys_at(model: type[BaseModel], where: Iterable[Any]) -> list[str]:
+    """The keys that are valid at a path: those of the model that stands there, in it."""
     for key in where:
         if isinstance(key, int):
-            continue
-        if key == "passes" and tags:
-            model = kinds[tags[0]]
             continue
         found = _model_in(model.model_fields[key].annotation) if key in model.model_fields else None
         if found is None:
