@@ -18,6 +18,8 @@ from edgekit.manifest import write_text_atomically
 
 if TYPE_CHECKING:
     from edgekit.bench import BenchResult, Comparison, Protocol, SubjectResult
+    from edgekit.bench.result import Verdict
+    from edgekit.bench.statistics import Floats
 
 # What `edgekit bench --json` says beside the benchmark's own result.
 EXTRA_KEYS = ("layers", "against_baseline")
@@ -214,21 +216,41 @@ def _compare(
         why = "drift: no interval" if then.drift or now.drift else "too few blocks: no interval"
         ratio, low, high = _ratio(then, now), None, None
         note = f"{note}; {why}"
+        judged = _verdict_of_ranges(before, after, threshold)
     else:
         ratio = float(np.median(before) / np.median(after))
         seed = int(result.protocol.get("seed", 0))
         low, high = statistics.ratio_interval(before, after, seed=seed)
         low, high = min(low, ratio), max(high, ratio)
-    judged = "inconclusive" if not result.complete else verdict(ratio, low, high, threshold)
+        judged = verdict(ratio, low, high, threshold)
     return Comparison(
         subject=now.name,
         baseline=f"{now.name} (stored)",
         speedup=Figure(ratio, low, high, "x", now.p50_ms.label, note),
-        verdict=judged,
+        verdict=judged if result.complete else "inconclusive",
         threshold=threshold,
         rounds=min(len(before), len(after)),
         loads=1,
     )
+
+
+def _verdict_of_ranges(before: "Floats", after: "Floats", threshold: float) -> "Verdict":
+    """Judge two runs that allow no interval, by the ranges of their blocks.
+
+    A run that drifts says nothing of a few percent, but one whose fastest block takes ten times
+    the other's slowest is slower all the same, and a gate must not let it by.
+
+    Args:
+        before: shape (blocks,): block medians of the stored run, in ms.
+        after: shape (blocks,): of this run.
+        threshold: the least difference that counts, as a fraction.
+    """
+    from edgekit.bench.api import verdict
+
+    if min(len(before), len(after)) < _LEAST_BLOCKS:
+        return "inconclusive"
+    low, high = float(before.min() / after.max()), float(before.max() / after.min())
+    return verdict(high if high < 1 else low, low, high, threshold)
 
 
 def _ratio(then: "SubjectResult", now: "SubjectResult") -> float:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,31 +19,26 @@ def model(tmp_path: Path) -> Path:
     return save(tmp_path / "m.onnx")
 
 
+def steadily(run: Callable[[], subprocess.CompletedProcess[str]]):
+    """Run a benchmark again where it drifted: other programs came or went, and it says so."""
+    for _ in range(5):
+        done = run()
+        if "drift of" not in done.stdout:
+            break
+    return done
+
+
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
     """Two models, measured once: the folder, and what --json says."""
     folder = tmp_path_factory.mktemp("two")
     save(folder / "small.onnx")
     save(folder / "deep.onnx", layers=40, width=16)
-    done = subprocess.run(
-        [
-            str(EDGEKIT),
-            *[
-                "bench",
-                "deep.onnx",
-                "small.onnx",
-                "--quick",
-                "--layers",
-                "--roofline",
-                "--json",
-                "--save",
-                "raw.npz",
-            ],
-        ],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=True,
+    what = ("bench", "deep.onnx", "small.onnx", "--layers", "--roofline")
+    how = ("--quick", "--json", "--save", "raw.npz")
+    command = [str(EDGEKIT), *what, *how]
+    done = steadily(
+        lambda: subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
     )
     (folder / "base.json").write_text(done.stdout)
     return folder, json.loads(done.stdout)
@@ -93,7 +89,7 @@ def test_the_raw_nanoseconds_are_kept(two):
 
 
 def test_the_table_shows_the_intervals_and_says_that_it_is_quick(edgekit: Command, model: Path):
-    done = edgekit("bench", model, "--quick")
+    done = steadily(lambda: edgekit("bench", model, "--quick"))
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert [c for c in ("p50", "p90", "p99", "load/first", "memory") if c not in lines[1]] == []

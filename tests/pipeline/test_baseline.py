@@ -126,13 +126,29 @@ def test_a_model_of_another_name_is_not_compared(tmp_path):
     assert NAME in caught.value.hint
 
 
-def test_under_drift_there_is_a_ratio_and_no_verdict(tmp_path):
-    found = compare(tmp_path, measured(0.5), measured(0.6, trend=2.0))
-    assert found.verdict == "inconclusive"
+@pytest.mark.parametrize(
+    ("ms", "trend", "verdict"),
+    [
+        (0.3, 1.0, "inconclusive"),
+        (0.315, 1.0, "inconclusive"),
+        (0.6, 1.0, "slower"),
+        (0.2, 1.0, "faster"),
+    ],
+)
+def test_under_drift_there_is_no_interval_and_a_verdict_only_where_no_block_overlaps(
+    tmp_path, ms, trend, verdict
+):
+    found = compare(tmp_path, measured(0.5), measured(ms, trend=trend))
+    assert found.verdict == verdict
     assert found.speedup.low is None
     assert "drift" in found.speedup.note
     with pytest.raises(GateError, match="no interval"):
         raise_for_slowdown({NAME: found}, 0.05, strict=True)
+    if verdict == "slower":
+        with pytest.raises(GateError, match=r"\(no interval\); at most \+5.0% is allowed"):
+            raise_for_slowdown({NAME: found}, 0.05)
+    else:
+        raise_for_slowdown({NAME: found}, 0.05)
 
 
 @pytest.mark.parametrize(
