@@ -34,13 +34,22 @@ def training_argument(node: Node) -> tuple[int, str] | None:
     target = node.target
     if node.op != "call_function" or not isinstance(target, torch._ops.OpOverload):
         return None
+    untracked = _without_statistics(node, target)
     for index, argument in enumerate(target._schema.arguments):
-        if argument.name in _FLAGS and str(argument.type) == "bool":
+        if argument.name in _FLAGS and str(argument.type) == "bool" and not untracked:
             return index, argument.name
-        # Instance norm uses the batch's statistics in eval mode too, unless it tracks them.
-        if argument.name == "use_input_stats" and node.args[3] is not None:
+        if argument.name == "use_input_stats" and not untracked:
             return index, argument.name
     return None
+
+
+def _without_statistics(node: Node, target: torch._ops.OpOverload) -> bool:
+    """Whether a norm tracks no running statistics: it uses its input's in eval mode too."""
+    for index, argument in enumerate(target._schema.arguments):
+        if argument.name == "running_mean":
+            given = node.args[index] if index < len(node.args) else node.kwargs.get(argument.name)
+            return given is None
+    return False
 
 
 def to_device(module: GraphModule, device: torch.device | str) -> None:

@@ -156,8 +156,23 @@ def in_double(module: GraphModule) -> GraphModule:
             for node in child.graph.nodes:
                 node.args = map_aggregate(node.args, _doubled_dtype)
                 node.kwargs = map_aggregate(node.kwargs, _doubled_dtype)
+                if _makes_default_dtype(node):
+                    node.update_kwarg("dtype", torch.float64)
             child.recompile()
     return twin.double()
+
+
+def _makes_default_dtype(node: Node) -> bool:
+    """Whether an operator makes a tensor from none (`zeros`, `full`), in torch's default dtype."""
+    made, schema = node.meta.get("val"), getattr(node.target, "_schema", None)
+    if schema is None or not isinstance(made, Tensor) or made.dtype != torch.float32:
+        return False
+    arguments = {argument.name: str(argument.type) for argument in schema.arguments}
+    return (
+        "Tensor" not in " ".join(arguments.values())
+        and "dtype" in arguments
+        and node.kwargs.get("dtype") is None
+    )
 
 
 def _doubled_dtype(argument: Any) -> Any:

@@ -22,8 +22,14 @@ def _per_channel(op: Op, channel: Dim, names: tuple[str, ...]) -> Dim:
 
 @rule("batch_norm")
 def batch_norm(op: Op) -> Value:
-    """y[c] = (x[c] - mean[c])/√(var[c] + ε)·weight[c] + bias[c]: everything is per channel."""
+    """y[c] = (x[c] - mean[c])/√(var[c] + ε)·weight[c] + bias[c]: everything is per channel.
+
+    Without running statistics they are the input's own, over every other dimension, as where a
+    convolution's weights are standardised.
+    """
     x = op.dims("input")
+    if op.arguments["running_mean"] is None and op.policy.normalization == "keep":
+        op.freeze((x[0], *x[2:]))
     names = ("weight", "bias", "running_mean", "running_var")
     return (x[0], _per_channel(op, x[1], names), *x[2:])
 

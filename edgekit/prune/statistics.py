@@ -71,6 +71,14 @@ def _group_norm(given: Mapping[str, Any], cuts: Sequence[Cut]) -> Tensor:
     return _affine((x - mean) / torch.sqrt(variance + given["eps"]), given, 1)
 
 
+def _batch_norm(given: Mapping[str, Any], cuts: Sequence[Cut]) -> Tensor:
+    """Without running statistics: each channel's own, over every other dimension."""
+    x = given["input"]
+    axes = [a for a in range(x.dim()) if a != 1]
+    mean, variance, _ = _moments(x, _kept(x, cuts, axes), axes)
+    return _affine((x - mean) / torch.sqrt(variance + given["eps"]), given, 1)
+
+
 def _axes_of(given: Mapping[str, Any], x: Tensor) -> list[int]:
     axes = given.get("dim")
     if axes is None or axes == []:
@@ -104,6 +112,7 @@ _OVER_KEPT: dict[str, tuple[str, Callable[[Mapping[str, Any], Sequence[Cut]], Te
     "aten::layer_norm": ("input", _layer_norm),
     "aten::rms_norm": ("input", _rms_norm),
     "aten::group_norm": ("input", _group_norm),
+    "aten::batch_norm": ("input", _batch_norm),
     "aten::mean": ("self", _mean),
     "aten::var": ("self", _var),
 }
@@ -131,6 +140,6 @@ def over_kept(
     cuts = removed.get(getattr(bound[name], "name", ""), [])
     if not cuts or (schema.name == "aten::group_norm" and bound["num_groups"] != 1):
         return None
-    if len(bound.get("normalized_shape", (0,))) > 1:
+    if len(bound.get("normalized_shape", (0,))) > 1 or bound.get("running_mean") is not None:
         return None
     return function({**bound, **values, **kwargs}, cuts)

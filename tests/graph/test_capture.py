@@ -391,13 +391,14 @@ def test_mode_switch_reaches_every_kind_of_layer():
             super().__init__()
             self.conv = nn.Conv1d(2, 4, 1)
             self.bn, self.instance = nn.BatchNorm1d(4), nn.InstanceNorm1d(4)
+            self.untracked = nn.BatchNorm1d(4, track_running_stats=False)
             self.tracked = nn.InstanceNorm1d(4, track_running_stats=True)
             self.gru = nn.GRU(6, 3, 2, dropout=0.5, batch_first=True)
             self.lstm = nn.LSTM(3, 3, 2, dropout=0.5, batch_first=True)
             self.drop = nn.Dropout(0.5)
 
         def forward(self, x):
-            x = self.tracked(self.instance(self.bn(self.conv(x))))
+            x = self.tracked(self.instance(self.untracked(self.bn(self.conv(x)))))
             return F.alpha_dropout(self.drop(self.lstm(self.gru(x)[0])[0]), 0.5, self.training)
 
     program = capture(Layers(), (torch.randn(2, 2, 6),))
@@ -418,6 +419,7 @@ def test_mode_switch_reaches_every_kind_of_layer():
     assert graph.training
     modes.set_training(graph, training=False)
     assert on() == set()
+    graph(torch.randn(2, 2, 6))  # the norms without running statistics keep using the batch's
 
 
 def test_to_device_moves_constants_and_factories():

@@ -315,7 +315,9 @@ add("unfold", on(aten.unfold.default, 3, 6, 4, args=(1, 2, 2)))
 
 _RUNNING = [torch.linspace(low, 2, 5, dtype=torch.float64) for low in (-1, 0.5)]
 add("batch_norm", lambda m: aten.batch_norm.default(
-    m.p(3, 5, 4), m.p(5), m.p(5), *map(m.constant, _RUNNING), False, 0.1, 1e-5, True))  # fmt: skip
+    m.p(3, 5, 4), m.p(5), m.p(5), *map(m.constant, _RUNNING), False, 0.1, 1e-5, True),
+    lambda m: aten.batch_norm.default(
+    m.p(3, 5, 4), m.p(5), m.p(5), None, None, True, 0.1, 1e-5, True))  # fmt: skip
 add("instance_norm", lambda m: aten.instance_norm.default(
     m.p(3, 5, 6), m.p(5), m.p(5), None, None, True, 0.1, 1e-5, True),
     lambda m: aten.instance_norm.default(

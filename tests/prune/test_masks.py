@@ -72,6 +72,7 @@ def test_double_precision_reaches_constants_and_written_dtypes():
 
         def forward(self, x):
             x = (self.inner(x) * torch.tensor([0.1, 0.2, 0.3, 0.7])).to(torch.float32)
+            x = x.matmul(torch.full((4, 4), 0.1)) + torch.ones_like(x)
             return self.lstm(x)[0]
 
     program = capture(Net(), (torch.randn(2, 5, 3),), dynamic=None)

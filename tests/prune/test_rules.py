@@ -115,6 +115,9 @@ PASSING = {
     "repeat": lambda x: x.repeat(1, 2, 1, 1)[:, 6:18],
     "every second channel": lambda x: torch.cat([x[:, ::2], x[:, 1::2]], 1),
     "weight normalisation": lambda x: F.conv2d(x, torch._weight_norm(FILTER, SCALE, 0)),
+    "standardised weights": lambda x: F.conv2d(
+        x, F.batch_norm(FILTER.flatten(1)[None], None, None, training=True).view_as(FILTER)
+    ),
     "the larger": lambda x: torch.max(x, x.flip(2)),
     "sliced pixels": lambda x: x[:, :, 1:-1, ::2],
     "constant": lambda x: x * CONSTANT + LINE[:12, None, None],
