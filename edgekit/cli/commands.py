@@ -37,6 +37,7 @@ app = typer.Typer(
 app.command("run")(run_command.run)
 app.command("capture")(pass_commands.capture)
 app.command("prune")(prune_command.prune)
+app.command("shrink")(pass_commands.shrink)
 app.command("finetune")(pass_commands.finetune)
 app.command("distill")(pass_commands.distill)
 app.command("quantize")(quantize_command.quantize)

@@ -104,6 +104,42 @@ def capture(
     common.print_json(manifest) if json else show.manifest(manifest)
 
 
+def shrink(
+    model: common.Model,
+    out: common.Out,
+    *,
+    width: Annotated[
+        float | None, typer.Option(help="Share of the channels that every layer keeps, 0 to 1.")
+    ] = None,
+    depth: Annotated[
+        float | None, typer.Option(help="Share of the repeated residual blocks to keep, 0 to 1.")
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="kept, or new: drawn as if it had never been trained.")
+    ] = None,
+    set_: common.Set = None,
+    imports: common.Imports = None,
+    target: common.Target = None,
+    seed: common.Seed = 0,
+    json: common.Json = False,
+) -> None:
+    """Make a narrower or shallower student of a .pt2, to be distilled from it."""
+    from edgekit.passes.shrink import Shrink
+
+    fields = {"width": width, "depth": depth, "weights": weights}
+    apply(
+        Shrink,
+        fields,
+        model,
+        out,
+        json=json,
+        set_=set_,
+        target=target,
+        seed=seed,
+        imports=imports,
+    )
+
+
 def finetune(
     model: common.Model,
     out: common.Out,

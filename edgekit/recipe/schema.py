@@ -27,6 +27,7 @@ from edgekit.passes.export_onnx import ExportOnnx
 from edgekit.passes.fine_tune import FineTune
 from edgekit.passes.prune import Prune
 from edgekit.passes.quantize import Quantize
+from edgekit.passes.shrink import Shrink
 from edgekit.target import Target
 
 SCHEMA_VERSION: Literal[1] = 1
@@ -36,7 +37,7 @@ _NEED_DATA = frozenset({"accuracy_drop", "agreement"})
 
 # A new pass is one line here.
 AnyPass = Annotated[
-    Prune | FineTune | Distill | ExportOnnx | Quantize | CastHalf | BuildTensorrt,
+    Prune | Shrink | FineTune | Distill | ExportOnnx | Quantize | CastHalf | BuildTensorrt,
     Field(discriminator="kind"),
 ]
 

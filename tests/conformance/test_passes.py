@@ -12,7 +12,7 @@ from edgekit.passes.base import Pass
 from edgekit.recipe import AnyPass
 
 PASSES: tuple[type[Pass], ...] = get_args(get_args(AnyPass)[0])
-REQUIRED = {"prune": {"sparsity": 0.5}}
+REQUIRED = {"prune": {"sparsity": 0.5}, "shrink": {"width": 0.5}}
 
 
 def make(cls: type[Pass], **fields: object) -> Pass:
