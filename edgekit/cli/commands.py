@@ -24,6 +24,7 @@ from edgekit.cli import (
     recipe_commands,
     run_command,
     sensitivity_command,
+    synthesize_command,
 )
 
 app = typer.Typer(
@@ -38,6 +39,7 @@ app.command("run")(run_command.run)
 app.command("capture")(pass_commands.capture)
 app.command("prune")(prune_command.prune)
 app.command("shrink")(pass_commands.shrink)
+app.command("synthesize")(synthesize_command.synthesize)
 app.command("finetune")(pass_commands.finetune)
 app.command("distill")(pass_commands.distill)
 app.command("quantize")(quantize_command.quantize)

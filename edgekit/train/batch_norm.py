@@ -55,7 +55,7 @@ def reestimate_batch_norm(
         UsageError: the split has too few samples, or does not fit the network.
     """
     module = program.module()
-    nodes = _tracked(module)
+    nodes = tracked(module)
     if not nodes:
         return program
     config = TrainConfig(batch_size=batch_size)
@@ -68,7 +68,7 @@ def reestimate_batch_norm(
         return rebuild(fresh, like=program)
 
 
-def _tracked(module: GraphModule) -> list[Node]:
+def tracked(module: GraphModule) -> list[Node]:
     """Batch norms that have running statistics."""
     return [
         node

@@ -1,0 +1,88 @@
+"""Synthetic samples in a file, for `edgekit synthesize`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from edgekit.entry import import_modules
+from edgekit.errors import UsageError
+from edgekit.evaluate import open_artifact
+from edgekit.metrics import Task
+from edgekit.pipeline.measure import cpu_threads
+from edgekit.pipeline.step import guarded
+from edgekit.progress import Progress
+
+
+def synthesize_data(
+    model: Path,
+    out: Path,
+    *,
+    samples: int,
+    steps: int,
+    batch_size: int,
+    task: Task | None = None,
+    seed: int = 0,
+    threads: int | None = None,
+    imports: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Write inputs that a network takes for its training data into an `.npz`.
+
+    Args:
+        model: an artifact's folder or a `.pt2`.
+        out: the file; one that is there is replaced when the new one is whole.
+        samples: how many.
+        steps: of gradient descent for each batch.
+        batch_size: samples whose statistics are taken together.
+        task: what the network is for.
+        seed: of the noise that they begin as.
+        threads: CPU threads.
+        imports: modules that register the custom operators of a `.pt2`.
+        progress: where to show the progress.
+
+    Returns:
+        `path`, `samples`, `inputs` (name to shape), `classes` (how many, None without) and the
+        statistics' distance from the running ones, `distance_before` and `distance_after`.
+
+    Raises:
+        UsageError: the network cannot be read, has no batch norm, or takes integers.
+    """
+    import numpy as np
+
+    from edgekit.distill.synthesis import synthesize
+    from edgekit.graph.store import load
+
+    if out.suffix != ".npz":
+        raise UsageError(f"{out} is no .npz file.", "Give -o FILE.npz.")
+    import_modules(imports, Path.cwd())
+    artifact = open_artifact(model, imports)
+    if artifact.format != "pt2":
+        raise UsageError(
+            f"`synthesize` takes a pt2, not {artifact.format}.", "Give the captured network."
+        )
+    with guarded(f"Synthesis for {model}"):
+        found = synthesize(
+            load(artifact.path, imports),
+            samples,
+            task or Task(),
+            steps=steps,
+            batch_size=batch_size,
+            seed=seed,
+            progress=progress,
+            threads=threads or cpu_threads(),
+        )
+    arrays: dict[str, Any] = dict(found.inputs)
+    if found.targets is not None:
+        arrays["label"] = found.targets
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f".{out.stem}.partial.npz")
+    np.savez(partial, **arrays)
+    partial.replace(out)
+    return {
+        "path": str(out),
+        "samples": samples,
+        "inputs": {name: list(array.shape) for name, array in found.inputs.items()},
+        "classes": None if found.targets is None else int(found.targets.max()) + 1,
+        "distance_before": found.distance[0],
+        "distance_after": found.distance[1],
+    }
