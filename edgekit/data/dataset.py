@@ -139,6 +139,30 @@ class Dataset:
         found._dtypes = {spec.name: spec.dtype for spec in specs}
         return found
 
+    def part(self, share: float, seed: int) -> "Dataset":
+        """The same data set with a share of its training samples.
+
+        Classes keep their shares, and a smaller part is part of each larger one.
+
+        Args:
+            share: between 0 and 1.
+            seed: of the draw.
+
+        Raises:
+            UsageError: that is fewer than two samples.
+        """
+        rows = self.splits["train"]
+        count = round(share * len(rows))
+        if count < 2:
+            raise UsageError(
+                f"A share of {share:g} of {len(rows)} training samples is {count}: too few.",
+                "Give a larger share, or more training samples.",
+            )
+        found = copy.copy(self)
+        chosen = shuffled(rows.tolist(), self.targets, seed)[:count]
+        found.splits = {**self.splits, "train": np.sort(chosen)}
+        return found
+
     def rows(self, chosen: NDArray[np.intp]) -> Batch:
         """Prepare the samples at these row indices."""
         return Batch(

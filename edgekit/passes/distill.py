@@ -7,16 +7,21 @@ from pydantic import field_validator
 
 from edgekit.artifact import Artifact, Format, content_hash
 from edgekit.distill.config import DistillConfig
-from edgekit.errors import PassError, UsageError
+from edgekit.errors import UsageError
 from edgekit.passes.base import Context, Pass
 from edgekit.passes.capture import save_program
 from edgekit.passes.keeping import keep_of
+from edgekit.passes.shares import DataShares
 
 if TYPE_CHECKING:
+    from edgekit.data import Dataset
     from edgekit.distill.teachers import Network
+    from edgekit.graph.program import Program
+    from edgekit.train.checkpoint import Keep
+    from edgekit.train.history import History
 
 
-class Distill(DistillConfig, Pass):
+class Distill(DistillConfig, DataShares, Pass):
     """Distillation, with the original as the teacher unless another one is named.
 
     Attributes:
@@ -47,22 +52,29 @@ class Distill(DistillConfig, Pass):
         """Distil into a `.pt2`."""
         from edgekit.distill.distill import distill
 
-        if context.data is None:
-            raise PassError(f"{self.title} has no data.", "Add a `data:` section.")
-        program, history, pairs = distill(
-            context.load(artifact.path),
-            [_open(name, context) for name in self._names()],
-            context.data,
-            context.task,
-            self,
-            seed=context.seed,
-            progress=context.progress,
-            threads=context.threads,
-            keep=keep_of(self, artifact, context),
-        )
-        context.notes["history"] = history.to_dict()
-        if pairs:
-            context.notes["features"] = pairs
+        student = context.load(artifact.path)
+        teachers = [_open(name, context) for name in self._names()]
+
+        def trained(
+            data: "Dataset", config: DistillConfig, keep: "Keep | None"
+        ) -> "tuple[Program, History]":
+            program, history, pairs = distill(
+                student,
+                teachers,
+                data,
+                context.task,
+                config,
+                seed=context.seed,
+                progress=context.progress,
+                threads=context.threads,
+                keep=keep,
+            )
+            if pairs:
+                context.notes["features"] = pairs
+            return program, history
+
+        keep = keep_of(self, artifact, context)
+        program, _ = self.train_with_shares(self, context, keep, trained)
         hashes = self.reads(context)
         context.notes["teacher"] = hashes[0] if len(hashes) == 1 else hashes
         return save_program(program, context, made_by=self.kind, parents=(artifact,))

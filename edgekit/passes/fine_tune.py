@@ -5,17 +5,20 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from edgekit.artifact import Artifact, Format
-from edgekit.errors import PassError
 from edgekit.passes.base import Context, Pass
 from edgekit.passes.capture import save_program
 from edgekit.passes.keeping import keep_of
+from edgekit.passes.shares import DataShares
 from edgekit.train.config import TrainConfig
 
 if TYPE_CHECKING:
+    from edgekit.data import Dataset
     from edgekit.graph.program import Program
+    from edgekit.train.checkpoint import Keep
+    from edgekit.train.history import History
 
 
-class FineTune(TrainConfig, Pass):
+class FineTune(TrainConfig, DataShares, Pass):
     """Supervised training on the recipe's training split.
 
     Attributes:
@@ -50,8 +53,6 @@ class FineTune(TrainConfig, Pass):
         """Fine-tune a `.pt2`."""
         from edgekit.train.trainer import train
 
-        if context.data is None:
-            raise PassError(f"{self.title} has no data.", "Add a `data:` section.")
         network, shrinkage, config = context.load(artifact.path), None, self
         if self.classes is not None:
             network, config = self._with_new_head(network, self.classes, context)
@@ -60,18 +61,24 @@ class FineTune(TrainConfig, Pass):
 
             groups = groups_of(network, self.sparsify)
             shrinkage = (self.sparsify, self.sparsify_strength, groups)
-        program, history = train(
-            network,
-            context.data,
-            context.task,
-            config,
-            seed=context.seed,
-            progress=context.progress,
-            threads=context.threads,
-            shrinkage=shrinkage,
-            keep=keep_of(self, artifact, context),
-        )
-        context.notes["history"] = history.to_dict()
+
+        def trained(
+            data: "Dataset", config: TrainConfig, keep: "Keep | None"
+        ) -> "tuple[Program, History]":
+            return train(
+                network,
+                data,
+                context.task,
+                config,
+                seed=context.seed,
+                progress=context.progress,
+                threads=context.threads,
+                shrinkage=shrinkage,
+                keep=keep,
+            )
+
+        keep = keep_of(self, artifact, context)
+        program, _ = self.train_with_shares(config, context, keep, trained)
         return save_program(program, context, made_by=self.kind, parents=(artifact,))
 
     def _with_new_head(

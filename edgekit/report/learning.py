@@ -60,7 +60,8 @@ def learning(step: StepReport) -> Learning | None:
     if isinstance(metric, str):
         names |= {"fit": f"{metric} on training samples", "validation": f"{metric} held out"}
     curves = [_curve(name, [_value(e, key) for e in epochs]) for key, name in names.items()]
-    return Learning(len(epochs), _said(history), tuple(c for c in curves if c is not None))
+    said = " ".join(filter(None, (_said(history), _shares(step.notes.get("data_shares")))))
+    return Learning(len(epochs), said, tuple(c for c in curves if c is not None))
 
 
 def _value(epoch: object, key: str) -> float:
@@ -78,6 +79,24 @@ def _curve(name: str, values: Sequence[float]) -> Curve | None:
     across = WIDTH / max(len(heights) - 1, 1)
     points = " ".join(f"{i * across:.1f},{HEIGHT * (1 - h):.1f}" for i, h in enumerate(heights))
     return Curve(name, number(values[0], 4), number(values[-1], 4), bars, points)
+
+
+def _shares(found: object) -> str:
+    """What shares of the training samples came to, in a sentence or two."""
+    rows = found.get("rows") if isinstance(found, Mapping) else None
+    if not isinstance(found, Mapping) or not isinstance(rows, list | tuple) or not rows:
+        return ""
+    parts = [
+        f"{row['share']:.4g} ({row['samples']} samples) {number(row['value'], 4)},"
+        f" {number(row['low'], 4)} to {number(row['high'], 4)}"
+        for row in rows
+    ]
+    enough = found.get("enough")
+    end = (
+        f"A share of {enough:.4g} was enough." if enough != 1 else "None of the others was enough."
+    )
+    said = f"{rows[0]['metric']} by share of the training samples, with its 95 % interval"
+    return f"{said[0].upper()}{said[1:]}: {'; '.join(parts)}. {end}"
 
 
 def _said(history: Mapping[str, Any]) -> str:
