@@ -17,6 +17,9 @@ from edgekit.errors import UsageError
 Format = Literal["pt2", "onnx", "tensorrt", "tensorrt-rtx"]
 FORMAT_OF_SUFFIX: dict[str, Format] = {".pt2": "pt2", ".onnx": "onnx"}
 NAME_MAP = "names.json"
+SNIPPETS = frozenset({"infer.py", "infer.cpp"})
+# They describe a model: no part of what it computes, and not shipped.
+BESIDE = frozenset({NAME_MAP, *SNIPPETS})
 
 
 def _inside(name: str) -> str:
@@ -85,8 +88,7 @@ class Artifact(BaseModel):
     @property
     def size_bytes(self) -> int:
         """What must be shipped: the model file and its external data, in bytes."""
-        side = {NAME_MAP}
-        return sum((self.root / f).stat().st_size for f in self.files if f not in side)
+        return sum((self.root / f).stat().st_size for f in self.files if f not in BESIDE)
 
     def intact(self) -> bool:
         """Whether the files are still what the content hash says.
@@ -94,7 +96,7 @@ class Artifact(BaseModel):
         Raises:
             UsageError: a file is missing or is a broken archive.
         """
-        files = [self.root / f for f in self.files if f != NAME_MAP]
+        files = [self.root / f for f in self.files if f not in BESIDE]
         return content_hash(files) == self.content_hash
 
     @classmethod
@@ -119,7 +121,7 @@ class Artifact(BaseModel):
             files=files,
             inputs=inputs,
             outputs=outputs,
-            content_hash=content_hash([root / f for f in files if f != NAME_MAP]),
+            content_hash=content_hash([root / f for f in files if f not in BESIDE]),
             parents=tuple(p.content_hash for p in parents),
             made_by=made_by,
         )

@@ -24,6 +24,7 @@ from edgekit.cli import (
     recipe_commands,
     run_command,
     sensitivity_command,
+    snippet_command,
     synthesize_command,
 )
 
@@ -47,6 +48,7 @@ app.command("sensitivity")(sensitivity_command.sensitivity)
 app.command("cast")(cast_command.cast)
 app.command("export")(export_command.export)
 app.command("convert")(convert_command.convert)
+app.command("snippet")(snippet_command.snippet)
 app.command("preflight")(preflight_command.preflight)
 app.command("lint")(lint_command.lint)
 app.command("build")(pass_commands.build)

@@ -5,8 +5,8 @@ from typing import Annotated
 import typer
 
 from edgekit.cli import common
+from edgekit.cli.pairs import fixed_sizes, pairs
 from edgekit.cli.pass_commands import apply
-from edgekit.errors import UsageError
 
 
 def export(
@@ -47,10 +47,10 @@ def export(
     fields = {
         "opset": opset,
         "upgrade": True if opset is not None else None,
-        "shapes": _sizes(shape),
+        "shapes": fixed_sizes(shape, "--shape"),
         "outputs": output,
-        "append": _pairs(append, "--append"),
-        "rename": _pairs(rename, "--rename"),
+        "append": pairs(append, "--append"),
+        "rename": pairs(rename, "--rename"),
     }
     apply(
         ExportOnnx,
@@ -62,23 +62,3 @@ def export(
         target=target,
         imports=imports,
     )
-
-
-def _pairs(texts: list[str] | None, option: str) -> dict[str, str] | None:
-    if not texts:
-        return None
-    pairs = [text.partition("=") for text in texts]
-    for text, (name, _, value) in zip(texts, pairs, strict=True):
-        if not name or not value:
-            raise UsageError(f"{option} {text!r} is not NAME=VALUE.", "See the command's --help.")
-    return {name: value for name, _, value in pairs}
-
-
-def _sizes(texts: list[str] | None) -> dict[str, list[int]] | None:
-    pairs = _pairs(texts, "--shape")
-    if pairs is None:
-        return None
-    for name, value in pairs.items():
-        if not all(part.isdecimal() for part in value.split("x")):
-            raise UsageError(f"--shape {name}={value} has no sizes.", "Write 1x3x224x224.")
-    return {name: [int(part) for part in value.split("x")] for name, value in pairs.items()}

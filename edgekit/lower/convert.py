@@ -34,7 +34,7 @@ class Conversion:
     Attributes:
         kind: `ort` or `openvino`.
         model: name of the model's file.
-        files: names of all files of the folder, but the report's own.
+        files: names of all files of the folder, but the report's own and the snippets.
         size_bytes: of the model's file and its weights.
         runtime: the library that wrote it, with its version.
         half_weights: whether weights are stored in float16.
@@ -121,12 +121,21 @@ def convert_onnx(
             made = Path(stage) / "made"
             made.mkdir()
             report = _write(src, made, kind, fp16, (reference, used), tolerances)
+            _write_snippets(made / report.model)
             text = json.dumps(asdict(report), indent=2) + "\n"
             (made / REPORT).write_text(text, encoding="utf-8")
             made.replace(out)
     except OSError as e:
         raise UsageError(f"{out} cannot be written: {e}.", "Choose another folder.") from e
     return report
+
+
+def _write_snippets(model: Path) -> None:
+    """Write programs that run the result beside it; its own runtime says what goes in and out."""
+    from edgekit.lower.snippet import subject_of, write_beside
+
+    subject = subject_of(model)
+    write_beside(model, subject.runtime, subject.inputs, subject.outputs)
 
 
 def _check_free(out: Path) -> None:

@@ -43,6 +43,8 @@ class BuildReport:
         size_bytes: of the engine.
         flags: of the network and the builder.
         shapes: smallest, usual and largest shape of each dynamic input.
+        inputs: name, dtype and shape of what goes in, in order.
+        outputs: the same of what comes out.
         input_sha256: of the ONNX file.
         options: what was asked of the builder.
         gpu: the GPU that it was built on, such as `NVIDIA Orin (8.7)`; empty where there was none.
@@ -61,6 +63,8 @@ class BuildReport:
     size_bytes: int
     flags: tuple[str, ...]
     shapes: dict[str, tuple[Shape, Shape, Shape]]
+    inputs: tuple[dict[str, Any], ...]
+    outputs: tuple[dict[str, Any], ...]
     input_sha256: str
     options: dict[str, Any]
     gpu: str = ""
@@ -103,7 +107,7 @@ def build_engine(
     options = options or BuildOptions()
     opts.refuse(options, runtime)
     trt = library.load(runtime)
-    inputs, _ = specs(read_onnx(onnx))
+    inputs, outputs = specs(read_onnx(onnx))
     profile = profile_shapes(inputs, shapes)
     capabilities = _capabilities(trt, runtime, compute_capabilities)
     gpu, driver = _gpu(runtime)
@@ -124,6 +128,8 @@ def build_engine(
         size_bytes=len(data),
         flags=flags,
         shapes=profile,
+        inputs=tuple(spec.model_dump() for spec in inputs),
+        outputs=tuple(spec.model_dump() for spec in outputs),
         input_sha256=hashlib.sha256(onnx.read_bytes()).hexdigest(),
         options=asdict(options),
         gpu=gpu,

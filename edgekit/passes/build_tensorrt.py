@@ -75,6 +75,7 @@ class BuildTensorrt(Pass):
     def run(self, artifact: Artifact, context: Context) -> Artifact:
         """Write `model.engine` and the JSON beside it."""
         from edgekit.lower.options import BuildOptions
+        from edgekit.lower.snippet import write_beside
         from edgekit.lower.tensorrt import build_engine
 
         runtime = self.runtime or "tensorrt-rtx"
@@ -89,6 +90,8 @@ class BuildTensorrt(Pass):
             progress=context.progress,
         )
         context.notes.update(asdict(report))
+        usual = {name: triple[1] for name, triple in report.shapes.items()}
+        write_beside(path, runtime, artifact.inputs, artifact.outputs, usual)
         side = tuple(sorted(p.name for p in context.out.iterdir() if p != path))
         return Artifact.create(
             context.out,

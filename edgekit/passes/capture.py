@@ -190,7 +190,13 @@ def onnx_artifact(
     made_by: str,
     parents: tuple[Artifact, ...] = (),
 ) -> Artifact:
-    """Describe an ONNX file, its external data included, that lies in a folder of its own."""
+    """Describe an ONNX file, its external data included, that lies in a folder of its own.
+
+    Snippets that run it are written beside it.
+    """
+    from edgekit.lower.snippet import write_beside
+
+    write_beside(path, "onnxruntime", inputs, outputs)
     side = tuple(sorted(p.name for p in path.parent.iterdir() if p != path))
     return Artifact.create(
         path.parent,

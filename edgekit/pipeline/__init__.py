@@ -18,6 +18,7 @@ from edgekit.pipeline.single import (
     examine_machine,
     inspect,
 )
+from edgekit.pipeline.snippet import write_snippet
 
 __all__ = [
     "BenchRequest",
@@ -39,4 +40,5 @@ __all__ = [
     "raise_unless_ok",
     "run_recipe",
     "sarif_from_report",
+    "write_snippet",
 ]

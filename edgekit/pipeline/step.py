@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from edgekit import manifest
-from edgekit.artifact import NAME_MAP, Artifact
+from edgekit.artifact import BESIDE, SNIPPETS, Artifact
 from edgekit.bench.fingerprint import fingerprint
 from edgekit.errors import EdgekitError, PassError, UsageError
 from edgekit.extras import missing
@@ -34,7 +34,7 @@ from edgekit.pipeline.cost import OFF, CostMeter
 
 STAGING = ".staging"
 MEASURED, SCORES = "measured.json", "scores.npz"
-_BESIDE = frozenset({manifest.FILE, NAME_MAP, MEASURED, SCORES})
+_BESIDE = frozenset({manifest.FILE, *BESIDE, MEASURED, SCORES})
 _WRITTEN = ("model.", f"{manifest.FILE}.", f"{MEASURED}.", f"{SCORES}.")  # and drafts of them
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 
@@ -154,7 +154,8 @@ def _intact(folder: Path, key: str) -> Manifest | None:
 
 def _copy(found: Manifest, out: Path) -> Manifest:
     for file in found.artifact.files:
-        shutil.copy2(found.artifact.root / file, out / file)
+        if file not in SNIPPETS or (found.artifact.root / file).is_file():  # the user may take them
+            shutil.copy2(found.artifact.root / file, out / file)
     return found
 
 

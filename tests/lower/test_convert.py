@@ -11,6 +11,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from edgekit.artifact import SNIPPETS
 from edgekit.bench.runtimes.onnxruntime import OnnxRuntime
 from edgekit.bench.runtimes.openvino import OpenVino
 from edgekit.errors import PassError, UnavailableError, UsageError
@@ -69,7 +70,7 @@ def beside(out: Path) -> list[str]:
 def test_ort_lists_the_operators_that_run(conv: Path, tmp_path: Path) -> None:
     out = tmp_path / "new" / "out"
     report = convert_onnx(conv, out, "ort")
-    names = {"net.ort", "net.required_operators.config", REPORT}
+    names = {"net.ort", "net.required_operators.config", REPORT, *SNIPPETS}
     assert {p.name for p in out.iterdir()} == names
     # After fusion: a build with Conv and Relu could not run the file.
     assert report.operators == {"com.microsoft;1": ("FusedConv",)}
@@ -112,7 +113,7 @@ def test_openvino(conv: Path, tmp_path: Path, fp16: bool) -> None:
     out = tmp_path / "out"
     out.mkdir()  # an empty folder is not in the way
     report = convert_onnx(conv, out, "openvino", fp16=fp16)
-    assert {p.name for p in out.iterdir()} == {"net.xml", "net.bin", REPORT}
+    assert {p.name for p in out.iterdir()} == {"net.xml", "net.bin", REPORT, *SNIPPETS}
     count = 8 * 3 * 3 * 3
     assert count * (2 if fp16 else 4) <= (out / "net.bin").stat().st_size
     assert (count * 4 > (out / "net.bin").stat().st_size) is fp16
