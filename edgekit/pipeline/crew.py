@@ -14,6 +14,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from types import FrameType
@@ -59,6 +60,14 @@ class Crew:
         job: dict[str, Any] | None = json.loads(box[0])
         return job
 
+    def part(self) -> None:
+        """Wait until all have heard that it is over: one that leaves early breaks the channel."""
+        from torch import distributed
+
+        # Whoever waits last may find the others gone, and has nothing left to hear.
+        with suppress(RuntimeError):
+            distributed.barrier(group=self._channel)
+
 
 _crew: Crew | None = None
 
@@ -74,6 +83,7 @@ def lead(command: Callable[[], None]) -> None:
         # Others that are in the middle of a step cannot listen; they end as their partner is gone.
         if not _crew.at_work:
             _crew.tell(None)
+            _crew.part()
         _crew = None
 
 
@@ -89,6 +99,7 @@ def follow() -> None:
                 "The first process of this job is gone.", "See its own message, above or below."
             ) from e
         if job is None:
+            crew.part()
             return
         _join(job)
 

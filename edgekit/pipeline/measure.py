@@ -76,6 +76,7 @@ class Judge:
     warnings: list[str] = field(default_factory=list)
     _judged: dict[str, Judged] = field(default_factory=dict)
     _outputs: dict[str, Arrays] = field(default_factory=dict)
+    _onnx_forms: dict[str, Artifact | None] = field(default_factory=dict)
 
     def judge(self, made: Made, parent: Made | None) -> Judged:
         """Evaluate an artifact, or read what an earlier run said of it."""
@@ -204,13 +205,14 @@ class Judge:
         """The float32 ONNX form of a `.pt2`: what it would be shipped as, and is measured as."""
         if made.artifact.format != "pt2":
             return None
-        try:
-            return self._baseline(made)
-        except EdgekitError as e:
-            message = f"{made.manifest.step} has no ONNX form: {e}"
-            if message not in self.warnings:
-                self.warnings.append(message)
-            return None
+        key = made.artifact.content_hash
+        if key not in self._onnx_forms:
+            try:
+                self._onnx_forms[key] = self._baseline(made)
+            except EdgekitError as e:
+                self.warnings.append(f"{made.manifest.step} has no ONNX form: {e}")
+                self._onnx_forms[key] = None
+        return self._onnx_forms[key]
 
     def _baseline(self, made: Made) -> Artifact:
         step = ExportOnnx(opset=DEFAULT_OPSET)
