@@ -1,5 +1,6 @@
 """Synthetic samples in a file, for `edgekit synthesize`."""
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 from edgekit.entry import import_modules
 from edgekit.errors import UsageError
 from edgekit.evaluate import open_artifact
+from edgekit.manifest import write_atomically
 from edgekit.metrics import Task
 from edgekit.pipeline.measure import cpu_threads
 from edgekit.pipeline.step import guarded
@@ -74,10 +76,11 @@ def synthesize_data(
     arrays: dict[str, Any] = dict(found.inputs)
     if found.targets is not None:
         arrays["label"] = found.targets
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.stem}.partial.npz")
-    np.savez(partial, **arrays)
-    partial.replace(out)
+    with guarded("Saving the samples"):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays)
+        write_atomically(out, buffer.getvalue())
     return {
         "path": str(out),
         "samples": samples,
