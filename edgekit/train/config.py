@@ -36,6 +36,8 @@ class TrainConfig(BaseModel):
             learn; `null` for all of them.
         precision: of the forward and backward pass; weights are float32. `bfloat16` and `float16`
             need accelerate.
+        parallel: what each of several processes holds: all weights (`replicated`), or its part of
+            weights, gradients and optimizer state, put together in each step (`sharded`, FSDP).
         validation: share of the training samples that is held out to be judged after each epoch.
         patience: epochs without a better metric on them after which training stops; the best
             epoch's weights are kept. Needs `validation`.
@@ -63,6 +65,7 @@ class TrainConfig(BaseModel):
     batch_norm: Literal["train", "frozen"] = "train"
     freeze: dict[str, int | None] = Field(default_factory=dict)
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    parallel: Literal["replicated", "sharded"] = "replicated"
     validation: float = Field(default=0.0, ge=0, le=0.5)
     patience: int | None = Field(default=None, ge=1)
 
@@ -72,4 +75,11 @@ class TrainConfig(BaseModel):
             raise ValueError("`patience` needs `validation`: samples that are held out")
         if any(epochs is not None and epochs < 1 for epochs in self.freeze.values()):
             raise ValueError("`freeze` takes a number of epochs of 1 or more, or null for all")
+        return self
+
+    @model_validator(mode="after")
+    def _shards_are_plain(self) -> Self:
+        if self.parallel == "sharded" and (self.freeze or self.precision != "float32"):
+            key = "freeze" if self.freeze else "precision"
+            raise ValueError(f"`parallel: sharded` does not go with `{key}`; leave one of them out")
         return self

@@ -16,6 +16,7 @@ from torch import Tensor, distributed, nn
 
 from edgekit.errors import PassError, UnavailableError
 from edgekit.extras import command
+from edgekit.train.layout import plain_layout
 
 if TYPE_CHECKING:
     from edgekit.train.config import TrainConfig
@@ -30,11 +31,25 @@ class Place(Protocol):
         rank: which one, from 0.
         world: how many there are.
         device: where it computes.
+        sharded: whether each process holds a part of the weights only.
     """
 
     rank: int
     world: int
     device: torch.device
+    sharded: bool
+
+    def shard(self, network: nn.Module) -> None:
+        """Let each process hold its part of the weights, in place, where the settings say so."""
+        ...
+
+    def whole(self, network: nn.Module) -> AbstractContextManager[None]:
+        """Within this context each process holds all of the weights, to look at."""
+        ...
+
+    def gather(self, module: nn.Module) -> None:
+        """Give a module of the network all of its weights back, in place, for good."""
+        ...
 
     def prepare(
         self, network: nn.Module, optimizer: torch.optim.Optimizer, *, partly: bool
@@ -74,6 +89,18 @@ class Alone:
 
     rank, world = 0, 1
     device = torch.device("cpu")
+    sharded = False
+
+    def shard(self, network: nn.Module) -> None:
+        """One process holds everything."""
+
+    def whole(self, network: nn.Module) -> AbstractContextManager[None]:
+        """It is whole."""
+        del network
+        return nullcontext()
+
+    def gather(self, module: nn.Module) -> None:
+        """It is whole."""
 
     def prepare(
         self, network: nn.Module, optimizer: torch.optim.Optimizer, *, partly: bool
@@ -115,6 +142,18 @@ class Together:
         self.rank: int = accelerator.process_index
         self.world: int = accelerator.num_processes
         self.device: torch.device = accelerator.device
+        self.sharded = False
+
+    def shard(self, network: nn.Module) -> None:
+        """Each process holds everything."""
+
+    def whole(self, network: nn.Module) -> AbstractContextManager[None]:
+        """It is whole."""
+        del network
+        return nullcontext()
+
+    def gather(self, module: nn.Module) -> None:
+        """It is whole."""
 
     def prepare(
         self, network: nn.Module, optimizer: torch.optim.Optimizer, *, partly: bool
@@ -154,6 +193,73 @@ class Together:
         return found
 
 
+class Sharded(Together):
+    """One of several processes that hold a part of the weights each: FSDP at the network's root.
+
+    A captured graph reads all its weights itself, so there is no module inside it whose weights
+    could be put together apart from the others': each step gathers all of them, and what is saved
+    is the memory of gradients, optimizer state and, between steps, weights.
+    """
+
+    def __init__(self, accelerator: Any) -> None:
+        super().__init__(accelerator)
+        self.sharded = True
+
+    def shard(self, network: nn.Module) -> None:
+        """Cut every weight along its first axis."""
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
+
+        plain_layout(network)  # it cuts weights that are contiguous only
+        fully_shard(network, mesh=init_device_mesh(self.device.type, (self.world,)))
+
+    @contextmanager
+    def whole(self, network: nn.Module) -> Iterator[None]:
+        """Within this context each process holds all of the weights."""
+        root: Any = network
+        root.unshard()
+        try:
+            yield
+        finally:
+            root.reshard()
+
+    def gather(self, module: nn.Module) -> None:
+        """Put plain weights in the place of the parts."""
+        made: dict[int, nn.Parameter] = {}
+        for name, value in list(module.named_parameters(remove_duplicate=False)):
+            if id(value) not in made:
+                made[id(value)] = nn.Parameter(full(value.detach()), value.requires_grad)
+            owner, _, leaf = name.rpartition(".")
+            setattr(module.get_submodule(owner), leaf, made[id(value)])
+
+    def prepare(
+        self, network: nn.Module, optimizer: torch.optim.Optimizer, *, partly: bool
+    ) -> tuple[nn.Module, torch.optim.Optimizer]:
+        """The cut network exchanges by itself."""
+        del partly
+        return network, optimizer
+
+    @contextmanager
+    def alone(self, network: nn.Module) -> Iterator[None]:
+        """Within this context gradients are not exchanged."""
+        root: Any = network
+        root.set_requires_gradient_sync(False)
+        try:
+            yield
+        finally:
+            root.set_requires_gradient_sync(True)
+
+    def unscale(self) -> None:
+        """Nothing was scaled."""
+
+
+def full(tensor: Tensor) -> Tensor:
+    """A tensor that may be cut, whole; all processes must ask."""
+    from torch.distributed.tensor import DTensor
+
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
 def launched() -> bool:
     """Whether `torchrun` or `accelerate launch` started this process."""
     return "WORLD_SIZE" in os.environ and "RANK" in os.environ
@@ -184,7 +290,8 @@ def place(config: "TrainConfig") -> Iterator[Place]:
             "Use `precision: bfloat16` or `float32`.",
         )
     try:
-        yield Together(
+        kind = Sharded if config.parallel == "sharded" and launched() else Together
+        yield kind(
             Accelerator(
                 cpu=not torch.cuda.is_available(),
                 mixed_precision={"float32": "no", "bfloat16": "bf16", "float16": "fp16"}[

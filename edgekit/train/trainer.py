@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,7 +20,7 @@ from edgekit.train.history import Epoch, History, Patience, higher_is_better, me
 from edgekit.train.losses import Loss, output_name, right_answers, task_loss
 from edgekit.train.network import Trainee, WithLoss
 from edgekit.train.optimize import Average, Penalty, learning_rate, make_optimizer
-from edgekit.train.place import Place, losing, place
+from edgekit.train.place import Place, full, losing, place
 from edgekit.train.reproducible import reproducible
 from edgekit.train.shrinkage import Shrinkage
 from edgekit.train.teacher import Answers, Teacher
@@ -95,6 +96,8 @@ def train(
         )
     with reproducible(seed, threads), place(config) as here:
         run = _Run(program, task, config, loss, taps or {}, beside, here, seed)
+        if here.sharded:
+            keep = replace(keep, state=None)
         if shrinkage is not None:
             run.pull(*shrinkage)
         batches = Batches(
@@ -114,7 +117,7 @@ def train(
             "seed": seed,
             "threads": torch.get_num_threads(),
             "world": here.world,
-            "start": run.digest(),
+            "start": run.digest,
         }
         saved = Checkpoint(keep, data.summary(), settings)
         done = run.resume(saved, batches)  # a state that cannot be used says so before the teacher
@@ -152,6 +155,9 @@ class _Run:
         self._counts = task.kind in {"classification", "segmentation"}
         self.trainee = Trainee(program, config, here, taps)
         whole = WithLoss(self.trainee, loss, beside).to(here.device)
+        # Sums over the weights that it starts from: another network is another training.
+        self.digest = [float(t.double().sum()) for t in self.trainee.weights().values()]
+        here.shard(whole)
         optimizer = make_optimizer(whole, config)
         self._parameters = list(whole.parameters())
         self._beside = beside
@@ -174,12 +180,13 @@ class _Run:
 
     def pull(self, kind: "Sparsify", strength: float, members: "Sequence[Member]") -> None:
         """Pull groups of weights towards zero in every step from now on."""
+        if self._place.sharded:
+            raise UsageError(
+                "`sparsify` looks at whole channels, and `parallel: sharded` cuts them.",
+                "Leave one of them out.",
+            )
         named = dict(self.trainee.module.named_parameters(remove_duplicate=False))
         self._shrinkage = Shrinkage(kind, strength, members, named)
-
-    def digest(self) -> list[float]:
-        """Sums over the weights that it starts from: another network is another training."""
-        return [float(t.double().sum()) for t in self.trainee.weights().values()]
 
     def resume(self, saved: Checkpoint, batches: Batches) -> int:
         """Go on from a checkpoint; returns the batches that are done.
@@ -309,7 +316,8 @@ class _Run:
             inputs = [t.to(self._place.device) for t in inputs]
             return self.trainee.outputs(inputs)[self._judged]
 
-        with self._judged_weights(), self.trainee.evaluating():
+        whole = self._place.whole(self._network)
+        with self._judged_weights(), whole, self.trainee.evaluating():
             return (
                 metric_of(self._task, forward, batches.others(held)),
                 metric_of(self._task, forward, batches.others(batches.rows[: len(held)])),
@@ -326,6 +334,7 @@ class _Run:
         elif self._average is not None:
             self._average.apply()
         self.history.conclude()
+        self._place.gather(self.trainee.module)
         for name, tensor in self.trainee.weights().items():
             if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
                 raise PassError(
@@ -370,7 +379,7 @@ class _Run:
             self._penalty.apply()
         if self._config.gradient_clip is not None:
             norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._config.gradient_clip)
-            if not math.isfinite(float(norm)) and self._config.precision != "float16":
+            if not math.isfinite(float(full(norm))) and self._config.precision != "float16":
                 raise diverged("the gradient is not finite", where, named(batch, outputs))
         for group in self._optimizer.param_groups:
             group["lr"] = rate

@@ -266,3 +266,16 @@ def test_without_accelerate_the_plain_path_trains_and_the_rest_says_what_to_inst
     with pytest.raises(UnavailableError, match=r"`precision: bfloat16` need") as e:
         run(net, two_moons, precision="bfloat16")
     assert 'pip install "edgekit[train]"' in e.value.hint
+
+
+def test_cut_weights_go_with_what_they_can(two_moons, program, mlp) -> None:
+    with pytest.raises(ValidationError, match="`parallel: sharded` does not go with `freeze`"):
+        TrainConfig(parallel="sharded", freeze={"first": None})
+    with pytest.raises(ValidationError, match="`parallel: sharded` does not go with `precision`"):
+        TrainConfig(parallel="sharded", precision="bfloat16")
+    net = program(mlp(), 2)
+    one, _ = run(net, two_moons)
+    alone, _ = run(net, two_moons, parallel="sharded")  # nobody to share with
+    assert all(
+        torch.equal(a, b) for a, b in zip(states(one).values(), states(alone).values(), strict=True)
+    )

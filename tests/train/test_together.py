@@ -50,7 +50,19 @@ def trained(tmp_path_factory) -> Path:
     return out
 
 
-CASES = ["plain", "adamw", "accumulated", "norm", "moved", "frozen", "stopped", "taught"]
+CASES = [
+    "plain",
+    "adamw",
+    "accumulated",
+    "norm",
+    "moved",
+    "frozen",
+    "stopped",
+    "taught",
+    "sharded",
+    "sharded-adamw",
+    "sharded-taught",
+]
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -72,3 +84,10 @@ def test_two_processes_give_the_weights_of_one_with_the_doubled_batch(
         moved += float(np.abs(one - start[key].detach().numpy()).sum())
     assert moved > 0.1
     np.testing.assert_allclose(first["_losses"], [e.loss for e in history.epochs], rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["sharded", "sharded-adamw", "sharded-taught"])
+def test_each_process_holds_its_part_of_the_weights_only(trained, name) -> None:
+    (first, whole), (second, _) = (np.load(trained / f"{name}-{r}.npz")["_cut"] for r in (0, 1))
+    assert first + second == whole
+    assert 0 < second <= first < 0.7 * whole

@@ -18,6 +18,7 @@ from edgekit.distill.distill import distill
 from edgekit.graph.capture import capture
 from edgekit.graph.program import Program
 from edgekit.metrics import Task
+from edgekit.train.place import Sharded
 
 SGD = {"optimizer": "sgd", "learning_rate": 0.2, "gradient_clip": None, "epochs": 2}
 TAUGHT = {
@@ -26,6 +27,9 @@ TAUGHT = {
     "temperature": 1.0,
     "features": [{"loss": "hint", "weight": 0.1}],
 }
+SHARDED = {
+    "epochs": 3, "ema": 0.5, "l1": 1e-3, "l2": 1e-3, "validation": 0.2, "patience": 1,
+}  # fmt: skip
 CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     # name: (network, of several processes, of one alone)
     "plain": ("plain", {**SGD, "batch_size": 8}, {**SGD, "batch_size": 16}),
@@ -54,6 +58,21 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         "norm",
         {**SGD, "batch_size": 8, "validation": 0.2, "patience": 1, "epochs": 3},
         {**SGD, "batch_size": 16, "validation": 0.2, "patience": 1, "epochs": 3},
+    ),
+    "sharded": (
+        "norm",
+        {**SGD, "batch_size": 8, "parallel": "sharded", "gradient_clip": 0.05},
+        {**SGD, "batch_size": 16, "gradient_clip": 0.05},
+    ),
+    "sharded-adamw": (
+        "plain",
+        {**SHARDED, "batch_size": 4, "accumulate": 2, "parallel": "sharded"},
+        {**SHARDED, "batch_size": 8, "accumulate": 2},
+    ),
+    "sharded-taught": (
+        "plain",
+        {**SGD, **TAUGHT, "batch_size": 8, "parallel": "sharded"},
+        {**SGD, **TAUGHT, "batch_size": 16},
     ),
     "taught": (
         "norm",
@@ -109,11 +128,20 @@ def run(name: str, base: Path, *, alone: bool, **more: Any):
 
 def main() -> None:
     out = Path(sys.argv[1])
+    cut, shard = [0, 0], Sharded.shard
+
+    def counted(self: Sharded, network: nn.Module) -> None:
+        cut[1] = sum(p.numel() for p in network.parameters())
+        shard(self, network)
+        cut[0] = sum(p.to_local().numel() for p in network.parameters())  # type: ignore[attr-defined]
+
+    Sharded.shard = counted  # type: ignore[method-assign]
     for name in CASES:
         program, history, _ = run(name, out, alone=False)
         arrays = {k: v.detach().numpy() for k, v in program.exported.state_dict.items()}
         rank = torch.distributed.get_rank()
-        np.savez(out / f"{name}-{rank}.npz", **arrays, _losses=[e.loss for e in history.epochs])
+        losses = [e.loss for e in history.epochs]
+        np.savez(out / f"{name}-{rank}.npz", **arrays, _losses=losses, _cut=cut)
 
 
 if __name__ == "__main__":
