@@ -279,6 +279,10 @@ def build(
         Path | None,
         typer.Option("--timing-cache", help="A folder; one cache for each version and GPU."),
     ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option("--device", help="Build on this device of `edgekit device list`."),
+    ] = None,
     set_: common.Set = None,
     json: common.Json = False,
 ) -> None:
@@ -295,5 +299,6 @@ def build(
         "hardware_compatible": hardware_compatible or None,
         "dla": dla,
         "timing_cache": None if timing_cache is None else str(timing_cache),
+        "device": device,
     }
     apply(BuildTensorrt, fields, model, out, json=json, set_=set_, target=target)

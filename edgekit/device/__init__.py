@@ -1,6 +1,7 @@
 """The user's own devices: which there are, how they are reached, and measuring on them."""
 
 from edgekit.device.api import Many, bench, bench_many, probe
+from edgekit.device.engines import build
 from edgekit.device.outputs import infer
 from edgekit.device.registry import Device, add, check, devices, get, remove
 from edgekit.device.session import Session
@@ -14,6 +15,7 @@ __all__ = [
     "add",
     "bench",
     "bench_many",
+    "build",
     "check",
     "devices",
     "get",

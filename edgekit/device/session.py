@@ -25,7 +25,7 @@ from edgekit.device.transport import (
     last_words,
     open_transport,
 )
-from edgekit.errors import DeviceError, EdgekitError, UnavailableError, UsageError
+from edgekit.errors import DeviceError, EdgekitError, PassError, UnavailableError, UsageError
 
 if TYPE_CHECKING:
     from edgekit.bench.result import Raw
@@ -86,11 +86,11 @@ class Session:
             self._send({"type": "hello", "protocol": PROTOCOL, "owner": owner()})
             message = self._answer("hello", self._patience.hello_s)
             if message.get("protocol") != PROTOCOL:
-                self._fail("It speaks another protocol. Use the same edgekit on both sides.")
+                self.fail("It speaks another protocol. Use the same edgekit on both sides.")
             try:
                 self.hello = Hello.from_message(message)
             except (KeyError, TypeError, ValueError) as e:
-                self._fail(f"Its hello is broken ({type(e).__name__}: {e}).", e)
+                self.fail(f"Its hello is broken ({type(e).__name__}: {e}).", e)
         except BaseException:
             self._channel.close(0.5)
             raise
@@ -142,7 +142,7 @@ class Session:
         self._send({"type": "have", "files": sizes})
         missing = self._answer("missing").get("files")
         if not isinstance(missing, list) or not set(missing) <= set(sizes):
-            self._fail("It asks for files that it was not told of.")
+            self.fail("It asks for files that it was not told of.")
         whole, sent = sum(sizes[s] for s in missing), 0
         for each in missing:
             path = by_sum[each]
@@ -172,9 +172,9 @@ class Session:
             UsageError: a model cannot be loaded, or an option is wrong.
             KeyboardInterrupt: it was stopped, and there is no partial result.
         """
-        message, packed = self._work("run", request, say)
+        message, packed = self.work("run", request, say)
         if not isinstance(message.get("result"), dict):
-            self._fail("Its result is none.")
+            self.fail("Its result is none.")
         extras = {k: v for k, v in message.items() if k not in {"type", "result", "size"}}
         return Answer(message["result"], self._raw(packed), extras)
 
@@ -193,18 +193,20 @@ class Session:
         """
         import numpy as np
 
-        message, packed = self._work("infer", request, say)
+        message, packed = self.work("infer", request, say)
         names = message.get("outputs")
         try:
             with np.load(io.BytesIO(packed), allow_pickle=False) as arrays:
                 return {str(name): arrays[str(i)] for i, name in enumerate(names or ())}
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as e:
-            self._fail("Its outputs are broken.", e)
+            self.fail("Its outputs are broken.", e)
 
-    def _work(
-        self, kind: str, request: Mapping[str, Any], say: Say | None
-    ) -> tuple[Message, bytes]:
-        """Ask for work and wait for its result: the message, and the bytes that follow it."""
+    def work(self, kind: str, request: Mapping[str, Any], say: Say | None) -> tuple[Message, bytes]:
+        """Ask for work and wait for its result: the message, and the bytes that follow it.
+
+        Raises:
+            EdgekitError, KeyboardInterrupt: as of `run`.
+        """
         self._check()
         self._running = True
         self._send({"type": kind, "request": dict(request)})
@@ -238,7 +240,7 @@ class Session:
 
     def _payload(self, size: object) -> bytes:
         if type(size) is not int or not 0 <= size <= MAX_RAW_BYTES:
-            self._fail("Its result has no valid size.")
+            self.fail("Its result has no valid size.")
         try:
             return self._channel.read(size, self._patience.silence_s)
         except (ClosedError, StalledError):
@@ -250,7 +252,7 @@ class Session:
         try:
             return load_raw(io.BytesIO(packed)) if packed else {}
         except UsageError as e:
-            self._fail("Its raw samples are broken.", e)
+            self.fail("Its raw samples are broken.", e)
 
     def _start_agent(self) -> None:
         from edgekit.device.zipapp import build_agent
@@ -313,7 +315,7 @@ class Session:
             return None
         message = parsed(line)
         if not message:
-            self._fail("It sent a line that is no message.")
+            self.fail("It sent a line that is no message.")
         return message
 
     def _send(self, message: Message) -> None:
@@ -341,7 +343,8 @@ class Session:
             "Check the device and its connection (power, memory, network), and measure again.",
         )
 
-    def _fail(self, what: str, cause: BaseException | None = None) -> NoReturn:
+    def fail(self, what: str, cause: BaseException | None = None) -> NoReturn:
+        """Say that what the device sent is not what its agent sends."""
         raise DeviceError(
             f"{self.device.name} does not speak as edgekit's agent does. {what}",
             "Remove ~/.cache/edgekit on the device, and try again.",
@@ -359,6 +362,8 @@ class Session:
             return UnavailableError(
                 what, hint or f"Look at `edgekit device probe {self.device.name}`."
             )
+        if kind == "pass":
+            return PassError(what, hint or "Look at what the message names.")
         if kind == "locked":
             return DeviceError(what, hint or "Wait until it has finished, and try again.")
         return DeviceError(what, hint or "Measure again.")

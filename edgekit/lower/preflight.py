@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from edgekit.bench.engine import library
 from edgekit.errors import UnavailableError, UsageError
-from edgekit.lower import dla, library, operators
+from edgekit.lower import dla, operators
 from edgekit.lower.names import layer_of
 from edgekit.lower.opset import opset_of
 

@@ -32,6 +32,7 @@ class BuildTensorrt(Pass):
         hardware_compatible: runs on Ampere and every later GPU. TensorRT only.
         dla: the DLA core to build for, with the GPU as fallback. TensorRT only.
         timing_cache: a folder of timing caches, one for each version and GPU. TensorRT only.
+        device: build on this device of `edgekit device list`, by its own library.
     """
 
     accepts: ClassVar[frozenset[Format]] = frozenset({"onnx"})
@@ -49,6 +50,7 @@ class BuildTensorrt(Pass):
     hardware_compatible: bool = False
     dla: int | None = Field(default=None, ge=0)
     timing_cache: str | None = None
+    device: str | None = None
 
     def resolve(self, targets: Sequence[Target]) -> Self:
         """Take the builder and the compute capabilities of the branch's target."""
@@ -74,7 +76,7 @@ class BuildTensorrt(Pass):
 
     def run(self, artifact: Artifact, context: Context) -> Artifact:
         """Write `model.engine` and the JSON beside it."""
-        from edgekit.lower.options import BuildOptions
+        from edgekit.bench.engine.options import BuildOptions
         from edgekit.lower.snippet import write_beside
         from edgekit.lower.tensorrt import build_engine
 
@@ -87,6 +89,7 @@ class BuildTensorrt(Pass):
             compute_capabilities=self.compute_capabilities or (),
             shapes=self.shapes,
             options=BuildOptions(**{f.name: getattr(self, f.name) for f in fields(BuildOptions)}),
+            device=self.device,
             progress=context.progress,
         )
         context.notes.update(asdict(report))

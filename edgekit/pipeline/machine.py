@@ -56,8 +56,8 @@ def machine() -> dict[str, Any]:
 
 def _builders(gpus: list[str]) -> dict[str, Any]:
     """What can build engines here; TensorRT wants a GPU for it, TensorRT-RTX none."""
+    from edgekit.bench.engine import library
     from edgekit.bench.runtimes import cuda
-    from edgekit.lower import library
 
     found: dict[str, Any] = {}
     kinds: tuple[library.Kind, ...] = ("tensorrt", "tensorrt-rtx")

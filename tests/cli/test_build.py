@@ -6,7 +6,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from edgekit.lower import library
+from edgekit.bench.engine import library
 from tests.cli.models import save
 from tests.cli.test_bad_input import assert_says
 from tests.conftest import Command

@@ -8,9 +8,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from edgekit.bench.engine import library
 from edgekit.errors import PassError, UsageError
 from edgekit.graph.onnx_model import read_onnx, specs, write_onnx
-from edgekit.lower import check, library
+from edgekit.lower import check
 from edgekit.lower.deploy import Deployment, deploy
 from edgekit.lower.deploy_check import check_deployment, decoded
 from edgekit.lower.opset import opset_of, upgrade

@@ -9,8 +9,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgekit import target as targets
+from edgekit.bench.engine import library
 from edgekit.errors import UsageError
-from edgekit.lower import dla, library, operators
+from edgekit.lower import dla, operators
 from edgekit.lower.preflight import preflight
 
 HERE = library.available("tensorrt-rtx")[0]

@@ -8,9 +8,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from edgekit.artifact import TensorSpec
+from edgekit.bench.engine.options import BuildOptions
 from edgekit.errors import PassError, UnavailableError, UsageError
 from edgekit.lower import tensorrt
-from edgekit.lower.options import BuildOptions
 
 HERE = tensorrt.available("tensorrt-rtx")[0]
 needs_builder = pytest.mark.skipif(not HERE, reason="tensorrt-rtx is not installed")

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from edgekit.bench.engine import library, timing
+from edgekit.bench.engine.options import BuildOptions
 from edgekit.bench.runtimes.tensorrt import TensorRt
 from edgekit.errors import UnavailableError, UsageError
-from edgekit.lower import library, tensorrt, timing
-from edgekit.lower.options import BuildOptions
+from edgekit.lower import tensorrt
 
 HERE = library.available("tensorrt-rtx")[0]
 

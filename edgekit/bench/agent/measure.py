@@ -23,7 +23,7 @@ from edgekit.bench.protocol import Protocol
 from edgekit.bench.result import BenchResult
 from edgekit.bench.roofline import peaks_of
 from edgekit.bench.runtimes import runtime_class
-from edgekit.errors import EdgekitError, UnavailableError, UsageError
+from edgekit.errors import EdgekitError, PassError, UnavailableError, UsageError
 
 PROGRESS_S = 5.0
 EMULATED = "An emulated processor ran this: the times say nothing about a real device."
@@ -54,6 +54,7 @@ def main(folder: Path, post: Post, stopped: threading.Event, work: Work | None =
         kinds: Mapping[type[EdgekitError], Kind] = {
             UsageError: "usage",
             UnavailableError: "unavailable",
+            PassError: "pass",
         }
         kind = next((kinds[cls] for cls in kinds if isinstance(e, cls)), None)
         return fail(folder, kind or "internal", e.message, e.hint)

@@ -61,6 +61,38 @@ def lay_out(message: Message, cache: Cache, folder: Path) -> dict[str, Any]:
     }
 
 
+def lay_out_build(message: Message, cache: Cache, folder: Path) -> dict[str, Any]:
+    """Check the request of a `build`, and put its files into the work folder.
+
+    Args:
+        message: of type `build`.
+        cache: where the files are.
+        folder: the work folder, empty.
+
+    Returns:
+        The plan, and where the model and the timing caches lie, as the worker takes it.
+
+    Raises:
+        AgentError: the request is malformed, or names a file that was not sent (kind `protocol`).
+    """
+    request = _object(message.get("request"), "The request of `build`")
+    timings = _object(request.get("timings") or {}, "The timing caches")
+    if len(timings) > MOST_FILES:
+        raise broken(f"A build has at most {MOST_FILES} timing caches.")
+    kept = folder / "timings"
+    with disk_errors(folder):
+        kept.mkdir(mode=0o700)
+    for name, sha in timings.items():
+        _place(cache.path(checked_hash(sha)), kept, relative_path(name))
+    return {
+        "model": str(_model(_object(request.get("model"), "A model"), cache, folder / "subject-0")),
+        "timings": str(kept),
+        "plan": _object(request.get("plan"), "The plan"),
+        "power_mode": None,
+        "emulated": False,
+    }
+
+
 def relative_path(name: object) -> PurePosixPath:
     """Check the name of a file that is to lie inside a folder.
 
@@ -87,6 +119,21 @@ def relative_path(name: object) -> PurePosixPath:
 def _subject(subject: object, cache: Cache, folder: Path) -> dict[str, Any]:
     about = _object(subject, "A subject")
     model = _object(about.get("model"), "A model")
+    path = _model(model, cache, folder)
+    feeds = folder.with_name(f"{folder.name}.npz")
+    _place(cache.path(checked_hash(about.get("feeds"))), feeds.parent, PurePosixPath(feeds.name))
+    return {
+        "name": checked_text(about.get("name"), "The name of a subject"),
+        "runtime": checked_text(about.get("runtime"), "The runtime", 64),
+        "model": str(path),
+        "shown": str(path.relative_to(folder)),
+        "feeds": str(feeds),
+        "options": _object(about.get("options") or {}, "The options"),
+    }
+
+
+def _model(model: dict[str, Any], cache: Cache, folder: Path) -> Path:
+    """Put a model and what belongs beside it into a new folder; where it lies."""
     beside = _object(model.get("beside") or {}, "What lies beside a model")
     if len(beside) > MOST_FILES:
         raise broken(f"A model has at most {MOST_FILES} files beside it.")
@@ -97,16 +144,7 @@ def _subject(subject: object, cache: Cache, folder: Path) -> dict[str, Any]:
         folder.mkdir(mode=0o700)
     for path, sha in files:
         _place(cache.path(checked_hash(sha)), folder, path)
-    feeds = folder.with_name(f"{folder.name}.npz")
-    _place(cache.path(checked_hash(about.get("feeds"))), feeds.parent, PurePosixPath(feeds.name))
-    return {
-        "name": checked_text(about.get("name"), "The name of a subject"),
-        "runtime": checked_text(about.get("runtime"), "The runtime", 64),
-        "model": str(folder / name),
-        "shown": str(name),
-        "feeds": str(feeds),
-        "options": _object(about.get("options") or {}, "The options"),
-    }
+    return folder / name
 
 
 def _place(source: Path, folder: Path, name: PurePosixPath) -> None:

@@ -11,10 +11,12 @@ from edgekit.bench import power
 from edgekit.bench.agent.cache import Cache, disk_errors
 from edgekit.bench.agent.job import STOP_S, Job, crash, pump
 from edgekit.bench.agent.lock import LONGEST_RUN_S
-from edgekit.bench.agent.request import lay_out
+from edgekit.bench.agent.request import lay_out, lay_out_build
 from edgekit.bench.agent.wire import AgentError, Channel, ChannelClosedError, Kind, Message, broken
 from edgekit.bench.agent.worker import ARRAYS
 from edgekit.errors import EdgekitError, UsageError
+
+_DOING = {"build": "building an engine"}
 
 
 def run(
@@ -29,7 +31,8 @@ def run(
     """Do what a message asks for in a worker, and send the result. The lock is held.
 
     Args:
-        message: of type `run` (measure) or `infer` (run once, and give the outputs).
+        message: of type `run` (measure), `infer` (run once, and give the outputs) or `build` (an
+            engine).
         channel: to the host.
         cache: where the files are.
         root: the agent's folder on this device.
@@ -41,18 +44,20 @@ def run(
         ChannelClosedError: the host is gone.
     """
     with _work_folder(root / "work") as folder:
-        order = lay_out(message, cache, folder)
+        lay = lay_out_build if message["type"] == "build" else lay_out
+        order = lay(message, cache, folder)
         order["emulated"] = order["emulated"] or emulated
         with _power_mode(order["power_mode"], root / "power.json"):
             (folder / "order.json").write_text(json.dumps(order), encoding="utf-8")
-            _work(Job(program, [message["type"], str(folder)], folder), channel, folder)
+            job = Job(program, [message["type"], str(folder)], folder)
+            _work(job, channel, folder, _DOING.get(message["type"], "measuring"))
         result = _read(folder / "result.json")
         arrays = folder / ARRAYS
         size = arrays.stat().st_size if arrays.is_file() else 0
         channel.send({"type": "result", "size": size, **result}, arrays if size else None)
 
 
-def _work(job: Job, channel: Channel, folder: Path) -> None:
+def _work(job: Job, channel: Channel, folder: Path, doing: str) -> None:
     stopped = False
 
     def on_host(message: Message) -> None:
@@ -63,7 +68,7 @@ def _work(job: Job, channel: Channel, folder: Path) -> None:
         elif message["type"] == "bye":
             raise ChannelClosedError
         else:
-            raise broken(f"{message['type'][:40]!r} came while a benchmark runs.")
+            raise broken(f"{message['type'][:40]!r} came while it works.")
 
     def on_message(message: Message) -> None:
         if message["type"] == "progress":
@@ -82,10 +87,10 @@ def _work(job: Job, channel: Channel, folder: Path) -> None:
         return
     if stopped:
         late = "" if closed else f" It did not stop by itself within {STOP_S:.0f} s."
-        raise AgentError("stopped", f"The benchmark was stopped before it had a result.{late}")
+        raise AgentError("stopped", f"It was stopped before it had a result.{late}")
     if not closed:
-        raise AgentError("internal", f"The benchmark ran for {LONGEST_RUN_S / 3600:.0f} hours.")
-    raise crash(code, job.tail(), "measuring")
+        raise AgentError("internal", f"It worked for {LONGEST_RUN_S / 3600:.0f} hours.")
+    raise crash(code, job.tail(), doing)
 
 
 def _read(path: Path) -> Message:

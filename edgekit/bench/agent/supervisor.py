@@ -96,7 +96,7 @@ class Supervisor:
         if kind == "lock":
             self._take_lock()
             return {"type": "locked"}
-        if kind in ("run", "infer"):
+        if kind in ("run", "infer", "build"):
             self._take_lock()
             self._run(message)
             return None

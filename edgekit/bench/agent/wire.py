@@ -19,7 +19,9 @@ CHUNK_BYTES = 1 << 16
 STUCK_S = 60.0
 MAX_DIGITS = 20
 
-Kind = Literal["usage", "unavailable", "locked", "disk", "crash", "protocol", "stopped", "internal"]
+Kind = Literal[
+    "usage", "unavailable", "pass", "locked", "disk", "crash", "protocol", "stopped", "internal"
+]
 Message = dict[str, Any]
 
 

@@ -30,7 +30,7 @@ SIGKILL = 9
 
 
 def main(arguments: list[str]) -> NoReturn:
-    """Run `probe [SKIP...]`, `run FOLDER` or `infer FOLDER`.
+    """Run `probe [SKIP...]`, `run FOLDER`, `infer FOLDER` or `build FOLDER`.
 
     The first argument is the descriptor of the pipe.
     """
@@ -62,6 +62,10 @@ def _work(arguments: list[str], post: Callable[[Message], None], stopped: thread
         from edgekit.bench.agent.infer import infer
 
         return carry_out(folder, post, stopped, infer)
+    if arguments[0] == "build":
+        from edgekit.bench.agent.build import build
+
+        return carry_out(folder, post, stopped, build)
     return carry_out(folder, post, stopped)
 
 

@@ -11,9 +11,10 @@ import torch.nn.functional as F  # noqa: N812
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
+from edgekit.bench.engine import library
 from edgekit.errors import PassError, UsageError
 from edgekit.graph.capture import capture
-from edgekit.lower import check, library
+from edgekit.lower import check
 from edgekit.lower.export import export_onnx
 from edgekit.lower.tensorrt import build_engine
 from edgekit.quantize.half.cast import HalfReport, cast_onnx

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+from edgekit.bench.engine.library import Kind
 from edgekit.errors import UnavailableError, UsageError
-from edgekit.lower.library import Kind
 
 
 @dataclass(frozen=True)

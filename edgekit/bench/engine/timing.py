@@ -6,12 +6,12 @@ TensorRT-RTX has the calls and they do nothing (deprecated since 1.2; seen with 
 """
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
 
 from edgekit.errors import UsageError
-from edgekit.manifest import write_atomically
 
 
 def cache_file(folder: Path, version: str, gpu: str) -> Path:
@@ -44,9 +44,14 @@ def use_cache(config: Any, path: Path) -> bool:
 
 
 def keep_cache(config: Any, path: Path) -> None:
-    """Write the builder's cache, with what it learnt, to a file."""
+    """Write the builder's cache, with what it learnt, to a file; whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, bytes(config.get_timing_cache().serialize()))
+    part = path.with_name(f".{path.name}.part-{os.getpid()}")
+    try:
+        part.write_bytes(bytes(config.get_timing_cache().serialize()))
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def layers_of(trt: Any, log: Any, engine: bytes) -> list[Any] | None:
