@@ -11,7 +11,7 @@ DEV := $(VENV)/.dev
 
 ZOO := .venv-zoo/.zoo
 
-.PHONY: demo test test-gpu check lint types layers zoo zoo-runs zoo-models arm64 clean
+.PHONY: demo test test-gpu check lint types layers zoo zoo-runs zoo-models tensorrt-api arm64 clean
 
 demo: $(DEMO)
 	$(BIN)/edgekit run recipes/mnist-resnet8 -o runs/mnist-resnet8
@@ -45,6 +45,10 @@ zoo-runs: $(DEV)
 zoo-models: $(ZOO)
 	.venv-zoo/bin/python benchmarks/zoo.py --work build/zoo $(ZOO_ARGS)
 	.venv-zoo/bin/python benchmarks/zoo.py --work build/zoo --table
+
+# What the Python modules of TensorRT 10 and 11 offer, for tests/tensorrt_api. Needs gcc and binutils.
+tensorrt-api: $(DEV)
+	$(BIN)/python -m tests.tensorrt_api.record build/tensorrt-api
 
 # An emulated arm64 board, and the tests that need one. Needs root; makes build/arm64 the first time.
 arm64: $(DEV)
