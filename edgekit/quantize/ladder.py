@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 Batches = Callable[[], Iterable[Mapping[str, NDArray[Any]]]]
 RANKED_ON = 16  # samples on which layers are ranked
 _RANGES = ("mse", "percentile", "kl")
+_WORTH = 0.1  # how much faster an inaccurate start must be than one that holds, to be repaired
 _COSTLY = 0.03  # of the whole latency: what a layer loses by int8 before it is worth a try without
 
 
@@ -81,7 +82,8 @@ class Ladder:
         ]
         held = [a for a in starts if a.passed]
         if held:
-            return self._without_the_slow(max(held, key=_speed))
+            best = max(held, key=_speed)
+            return self._repaired_faster(best, starts) or self._without_the_slow(best)
         for start in sorted(starts, key=lambda a: (a.slower, a.loss)):
             found = self._repaired(start) if start.report and start.report.quantized else None
             if found is not None:
@@ -166,6 +168,18 @@ class Ladder:
         )  # fmt: skip
 
     # --- repairs
+
+    def _repaired_faster(self, best: Attempt, starts: Sequence[Attempt]) -> Attempt | None:
+        """Another method, too inaccurate as configured: repaired, where it still beats the best."""
+        for start in starts:
+            promising = _speed(start)[0] > (1 + _WORTH) * _speed(best)[0]
+            if start.passed or start.slower or start.report is None or not promising:
+                continue
+            found = self._repaired(start)
+            if found is not None and _speed(found) > _speed(best):
+                return found
+        self.reverted = []
+        return None
 
     def _repaired(self, start: Attempt) -> Attempt | None:
         best = start

@@ -4,9 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch import Tensor, nn
 
 from edgekit.data import DataConfig
 from edgekit.errors import GateError, UsageError
+from edgekit.graph.capture import capture
+from edgekit.graph.onnx_model import read_onnx
+from edgekit.graph.store import save
 from edgekit.metrics import Task
 from edgekit.passes.quantize import Quantize
 from edgekit.pipeline.single import apply
@@ -58,6 +63,44 @@ def test_with_the_guard_the_manifest_has_every_attempt(
     assert guard["judged_on"] == "evaluation"
     assert guard["reverted"] == []
     assert made.artifact.path.is_file()
+
+
+class Small(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(1, 16, 3), nn.Linear(16, 4)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.head(torch.relu(self.stem(image)).mean((2, 3)))
+
+
+def test_a_pt2_is_lowered_and_its_layers_keep_their_names(
+    data: DataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    save(capture(Small().eval(), (torch.randn(2, 1, 12, 12),)), tmp_path / "m.pt2")
+    seen: list[str] = []
+
+    def measured(judge: Judge, path: Path) -> Latency:
+        seen.append(judge.parent.format)
+        speedup = 3.0 - sum(i.data_type == 3 for i in read_onnx(path).graph.initializer) / 100
+        return Latency("measured", passed=True, said="faster", speedup=speedup, p50_ms=1.0)
+
+    def layer_ms(_judge: Judge, path: Path, layers: tuple[str, ...], _: float) -> dict[str, float]:
+        slow = 0.0 if path.name == "float32.onnx" else 0.2  # int8 slows the convolution down
+        return {n: slow if "stem" in n else 0.5 - slow for n in layers}
+
+    monkeypatch.setattr(Judge, "_measured", measured)
+    monkeypatch.setattr(Judge, "layer_ms", layer_ms)
+    made = run(Quantize(gate=GuardGate(sqnr_db=5)), tmp_path / "m.pt2", tmp_path / "a", data)
+    assert set(seen) == {"onnx"}  # the parent that was timed is what the .pt2 lowers to
+    guard = made.notes["guard"]
+    assert guard["held"] is True
+    assert [t["layers_int8"] for t in guard["tried"]] == [2, 1]
+    assert [(r["layer"], r["why"]) for r in guard["reverted"]] == [("stem", "latency")]
+    assert made.artifact.format == "onnx"
+    assert [p.name for p in (tmp_path / "a").glob(".*")] == []
+    assert any(n.op_type == "QuantizeLinear" for n in read_onnx(made.artifact.path).graph.node)
 
 
 def test_a_slower_model_leaves_nothing_behind(

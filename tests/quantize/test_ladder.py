@@ -272,6 +272,42 @@ def test_methods_that_both_hold_are_decided_by_speed(make: Make, tmp_path: Path)
     assert ladder.climb("auto").kind == "dynamic"
 
 
+@pytest.mark.parametrize("repaired", [2.2, 1.5])
+def test_a_faster_method_that_is_inaccurate_is_repaired_where_that_pays(
+    make: Make, tmp_path: Path, repaired: float
+) -> None:
+    """Dynamic loses what the far channel hides, and is twice as fast as static."""
+
+    def integers(path: Path) -> int:
+        return sum(n.op_type == "MatMulInteger" for n in read_onnx(path).graph.node)
+
+    def latency(path: Path) -> Latency:
+        speedup = {0: 2.0, 4: 4.0}.get(integers(path), repaired)
+        return Latency("measured", passed=True, said="", speedup=speedup)
+
+    path = chain(tmp_path / "m.onnx", ["LeakyRelu"] * 3, {2: 3000.0}, mattering=True)
+    ladder = make(path, latency=latency, gate=LOOSE, exclude=("fc2/*",))
+    real = ladder.attempt
+
+    def attempt(rung: str, kind: str, config: PtqConfig, **more: bool):
+        whole = kind == "dynamic" and rung == "as configured"
+        free = config.model_copy(update={"exclude": ()}) if whole else config
+        return real(rung, kind, free, **more)
+
+    ladder.attempt = attempt
+    kept = ladder.climb("auto")
+    starts = {a.kind: a for a in ladder.tried if a.rung == "as configured"}
+    assert starts["static"].passed
+    assert not starts["dynamic"].passed
+    if repaired > 2.0:
+        assert kept.kind == "dynamic"
+        assert kept.passed
+        assert [r.node for r in ladder.reverted] == ["fc2/Gemm"]
+    else:
+        assert kept is starts["static"]
+        assert ladder.reverted == []
+
+
 @pytest.mark.parametrize(
     ("verdict", "speedup", "allowed", "passed"),
     [
