@@ -9,12 +9,14 @@ the training samples and never a label. The others mix the labels in with edgeki
 Controls: the student before any training (after re-estimation of batch norm, where it was pruned),
 and the same small network with new weights, trained on the labels for as long.
 
-Rows that the results file has already are not measured again.
+Rows that the results file has already are not measured again. `--merge` (with or without results
+of other runs) measures nothing: it writes the tables of `README.md`.
 """
 
 import argparse
 import json
 import os
+import re
 import statistics
 import time
 from dataclasses import dataclass, field
@@ -40,6 +42,7 @@ METHODS: dict[str, Row | None] = {
     "kd, no label": {"label_weight": 0},
     "kd": {},
     "dist, no label": {"loss": "dist", "label_weight": 0},
+    "kd at 4, no label": {"temperature": 4.0, "label_weight": 0},
     "kd + features, no label": {"features": HINTS, "label_weight": 0},
     "mse, no label": {"loss": "mean-squared-error", "label_weight": 0},
     "mse + relations, no label": {
@@ -79,6 +82,10 @@ class Results:
         row["score"] = round(row["score"], 4)
         self.rows.append(row)
         print(json.dumps(row), flush=True)
+        self.write()
+
+    def write(self) -> None:
+        """Keep all rows, with their means."""
         text = json.dumps(
             {
                 "torch": torch.__version__,
@@ -149,6 +156,39 @@ def measure(name: str, seed: int, options: argparse.Namespace, results: Results)
             results.add(**about, **case.score(program), cpu_seconds=round(spent, 1))
 
 
+def tables(found: Results) -> str:
+    """Every case's table, for `README.md`."""
+    lines: list[str] = []
+    for name, about in found.measures.items():
+        means_of = {m["method"]: m for m in means(found.rows) if m["case"] == name}
+        lines += [f"`{name}`: {about}.\n", "| | epochs | mean | lowest to highest | seeds |"]
+        lines.append("|---|---|---|---|---|")
+        for method, mean in means_of.items():
+            spread = f"{mean['lowest']:.4f} to {mean['highest']:.4f}"
+            epochs = mean["epochs"] or ""
+            lines.append(
+                f"| {method} | {epochs} | {mean['score']:.4f} | {spread} | {mean['seeds']} |"
+            )
+        lines.append("")
+    return "\n".join(lines).strip()
+
+
+def merge(found: Results, others: list[Path]) -> None:
+    """Take over the rows of other runs that the results do not have, in the methods' order."""
+    keys = ("case", "seed", "method", "epochs")
+    for other in others:
+        run = json.loads(other.read_text())
+        found.measures |= run["measures"]
+        for row in run["rows"]:
+            if not found.has(**{key: row[key] for key in keys}):
+                found.rows.append(row)
+    methods = ["teacher", "no training", *METHODS]
+    cases = list(CASES)
+    found.rows.sort(key=lambda r: (cases.index(r["case"]), methods.index(r["method"]), r["seed"]))
+    found.measures = {name: found.measures[name] for name in cases if name in found.measures}
+    found.write()
+
+
 def main() -> None:
     """Measure what the results file does not have yet."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -162,9 +202,23 @@ def main() -> None:
     parser.add_argument("--mail", type=Path, help="the data folder of the e-mails")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=HERE / "results/distillation.json")
+    parser.add_argument("--merge", type=Path, nargs="*", help="take over the rows of these files")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     results = Results(options.out)
+    if options.merge is not None:
+        merge(results, options.merge)
+        page = HERE / "README.md"
+        block = f"<!-- distillation -->\n{tables(results)}\n<!-- end -->"
+        page.write_text(
+            re.sub(
+                "<!-- distillation -->.*?<!-- end -->",
+                lambda _: block,
+                page.read_text(),
+                flags=re.S,
+            )
+        )
+        return
     for seed in options.seed or range(options.seeds):
         for name in options.only or list(CASES):
             measure(name, seed, options, results)

@@ -93,7 +93,8 @@ def answers(program: Program, inputs: tuple[Tensor, ...], size: int = 250) -> Te
 
 
 WITH_LABELS = (
-    "labels", "from scratch", "kd, no label", "kd", "dist, no label", "kd + features, no label",
+    "labels", "from scratch", "kd, no label", "kd", "dist, no label", "kd at 4, no label",
+    "kd + features, no label",
 )  # fmt: skip
 
 
@@ -177,7 +178,7 @@ def vowels(options: argparse.Namespace, seed: int) -> Case:
         task=Task(),
         score=score,
         settings=settings,
-        methods=WITH_LABELS[:5],
+        methods=WITH_LABELS[:6],
     )
 
 

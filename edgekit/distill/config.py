@@ -82,7 +82,7 @@ class DistillConfig(TrainConfig):
     """
 
     loss: AnswerLoss | None = None
-    temperature: float = Field(default=4.0, gt=0)
+    temperature: float = Field(default=1.0, gt=0)
     label_weight: float = Field(default=0.1, ge=0, le=1)
     alpha: float = Field(default=1.0, ge=0)
     beta: float = Field(default=8.0, ge=0)

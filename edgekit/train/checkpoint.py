@@ -100,6 +100,10 @@ class Checkpoint:
         state: dict[str, Any] = found["state"]
         return state
 
+    def due(self) -> bool:
+        """Whether the last time is long enough ago."""
+        return self._path is not None and time.monotonic() - self._saved >= self._every_s
+
     def offer(self, state: Callable[[], dict[str, Any]], *, now: bool = False) -> None:
         """Save the state where the last time is long enough ago.
 
@@ -110,7 +114,7 @@ class Checkpoint:
         Raises:
             PassError: the disk is full, or the folder cannot be written.
         """
-        if self._path is None or (time.monotonic() - self._saved < self._every_s and not now):
+        if self._path is None or not (now or self.due()):
             return
         buffer = io.BytesIO()
         torch.save(

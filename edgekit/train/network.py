@@ -16,6 +16,7 @@ from edgekit.graph.taps import add_outputs, drop_outputs
 from edgekit.train.batches import Minibatch
 from edgekit.train.layout import fast_inputs, fast_layout, plain_layout
 from edgekit.train.losses import Loss
+from edgekit.train.sharded import put
 from edgekit.train.shared_norm import batch_norms, freeze, share
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ class Trainee:
     def restore(self, weights: Mapping[str, Tensor]) -> None:
         """Put other values in their place."""
         for name, value in self.module.state_dict().items():
-            value.copy_(weights[name])
+            put(value, weights[name])
 
     def finish(self) -> Program:
         """The trained network as a program, in eval mode, on the CPU."""

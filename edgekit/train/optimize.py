@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from edgekit.train.sharded import put
+
 if TYPE_CHECKING:
     from edgekit.train.config import TrainConfig
 
@@ -142,7 +144,7 @@ class Average:
         """Go on from a checkpoint."""
         self._step = state["step"]
         for mean, saved in zip(self._mean, state["mean"], strict=True):
-            mean.copy_(saved)
+            put(mean, saved)
 
     @contextmanager
     def applied(self) -> Iterator[None]:

@@ -225,6 +225,8 @@ class Sharded(Together):
 
     def gather(self, module: nn.Module) -> None:
         """Put plain weights in the place of the parts."""
+        from edgekit.train.sharded import full
+
         made: dict[int, nn.Parameter] = {}
         for name, value in list(module.named_parameters(remove_duplicate=False)):
             if id(value) not in made:
@@ -251,13 +253,6 @@ class Sharded(Together):
 
     def unscale(self) -> None:
         """Nothing was scaled."""
-
-
-def full(tensor: Tensor) -> Tensor:
-    """A tensor that may be cut, whole; all processes must ask."""
-    from torch.distributed.tensor import DTensor
-
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def launched() -> bool:

@@ -4,11 +4,11 @@ import math
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from edgekit.errors import PassError, UsageError
 from edgekit.graph.program import Program
@@ -20,8 +20,9 @@ from edgekit.train.history import Epoch, History, Patience, higher_is_better, me
 from edgekit.train.losses import Loss, output_name, right_answers, task_loss
 from edgekit.train.network import Trainee, WithLoss
 from edgekit.train.optimize import Average, Penalty, learning_rate, make_optimizer
-from edgekit.train.place import Place, full, losing, place
+from edgekit.train.place import Place, losing, place
 from edgekit.train.reproducible import reproducible
+from edgekit.train.sharded import cut_like, full
 from edgekit.train.shrinkage import Shrinkage
 from edgekit.train.teacher import Answers, Teacher
 
@@ -96,8 +97,6 @@ def train(
         )
     with reproducible(seed, threads), place(config) as here:
         run = _Run(program, task, config, loss, taps or {}, beside, here, seed)
-        if here.sharded:
-            keep = replace(keep, state=None)
         if shrinkage is not None:
             run.pull(*shrinkage)
         batches = Batches(
@@ -214,7 +213,7 @@ class _Run:
         self.trainee.restore(state["weights"])
         if self._beside is not None:
             self._beside.load_state_dict(state["beside"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        self._optimizer.load_state_dict(cut_like(self._optimizer, state["optimizer"]))
         if self._average is not None:
             self._average.restore(state["average"])
         if self._patience is not None:
@@ -238,6 +237,18 @@ class _Run:
             "average": self._average and self._average.state(),
             "patience": self._patience and self._patience.state(),
         }
+
+    def _save(self, saved: Checkpoint) -> None:
+        """Keep the state, where the last time is long enough ago."""
+        first = self._place.rank == 0
+        if not self._place.sharded:
+            if first:
+                saved.offer(self._state)
+        # All processes give their parts of it, so all must know that it is time.
+        elif self._place.totals([first and saved.due()])[0]:
+            state = tree_map(full, self._state())
+            if first:
+                saved.offer(lambda: state, now=True)
 
     def epochs(
         self, batches: Batches, teacher: Teacher | None, bar: "Bar", saved: Checkpoint
@@ -284,8 +295,7 @@ class _Run:
             bar.advance(1, detail=self._detail(number))
             if batch.last:
                 self._begun, self._seconds = (number, index), time.perf_counter() - began
-                if self._place.rank == 0:
-                    saved.offer(self._state)
+                self._save(saved)
         loss, seen, right, answered = self._sums
         validation, fit = self._judge(batches)
         return Epoch(

@@ -67,7 +67,7 @@ LABELS = np.arange(24) % 3
 
 
 def dkd_of_the_teachers_classes(s, t):
-    return losses.decoupled_kd(s, t, t.argmax(1), 4.0)
+    return losses.decoupled_kd(s, t, t.argmax(1), 1.0)
 
 
 def dkd_of_the_labels(s, t):
@@ -77,9 +77,9 @@ def dkd_of_the_labels(s, t):
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({}, lambda s, t: losses.kd(s, t, 4.0)),
+        ({}, lambda s, t: losses.kd(s, t, 1.0)),
         ({"loss": "kd", "temperature": 2.0}, lambda s, t: losses.kd(s, t, 2.0)),
-        ({"loss": "dist"}, lambda s, t: losses.dist(s, t, 4.0)),
+        ({"loss": "dist"}, lambda s, t: losses.dist(s, t, 1.0)),
         ({"loss": "dkd"}, dkd_of_the_teachers_classes),
         ({"loss": "mean-squared-error"}, lambda s, t: (s - t).square().mean()),
     ],
@@ -115,8 +115,8 @@ def test_one_column_holds_two_classes(program, dataset, loss) -> None:
         for net in (outputs(student, x), outputs(teacher, x))
     ]
     expected = {
-        "kd": lambda: losses.kd(*both, 4.0),
-        "dist": lambda: losses.dist(*both, 4.0),
+        "kd": lambda: losses.kd(*both, 1.0),
+        "dist": lambda: losses.dist(*both, 1.0),
         "dkd": lambda: dkd_of_the_teachers_classes(*both),
     }[loss]()
     found = first_loss(student, teacher, dataset(x), CLASSES, loss=loss)
@@ -131,7 +131,7 @@ def test_tokens_with_their_mask(program, dataset) -> None:
     data = dataset({"x": x, "mask": mask})
     found = first_loss(student, teacher, data, NONE, loss="token-kd", mask="mask")
     assert found == pytest.approx(
-        float(losses.token_kd(s, t, torch.from_numpy(mask), 4.0)), rel=1e-4
+        float(losses.token_kd(s, t, torch.from_numpy(mask), 1.0)), rel=1e-4
     )
     with pytest.raises(UsageError, match=r"mask: padding.*no such input") as e:
         first_loss(student, teacher, data, NONE, loss="token-kd", mask="padding")
@@ -144,7 +144,7 @@ def test_class_maps_by_channels(program, dataset) -> None:
     (s,), (t,) = outputs(student, x), outputs(teacher, x)
     task = Task(kind="segmentation")
     found = first_loss(student, teacher, dataset(x), task, loss="channel-kd")
-    assert found == pytest.approx(float(dense_losses.channel_kd(s, t, 4.0)), rel=1e-4)
+    assert found == pytest.approx(float(dense_losses.channel_kd(s, t, 1.0)), rel=1e-4)
 
 
 @pytest.mark.parametrize("softmax", [False, True])

@@ -4,7 +4,10 @@ Each case names what a process of several does, and what one process alone does 
 """
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +21,8 @@ from edgekit.distill.distill import distill
 from edgekit.graph.capture import capture
 from edgekit.graph.program import Program
 from edgekit.metrics import Task
+from edgekit.progress import Silent
+from edgekit.train.checkpoint import Keep
 from edgekit.train.place import Sharded
 
 SGD = {"optimizer": "sgd", "learning_rate": 0.2, "gradient_clip": None, "epochs": 2}
@@ -126,6 +131,33 @@ def run(name: str, base: Path, *, alone: bool, **more: Any):
     )
 
 
+class Dying(Silent):
+    """Ends a training after some batches."""
+
+    @contextmanager
+    def task(self, description: str, total: float | None) -> Iterator[Any]:
+        del total
+        yield SimpleNamespace(advance=self.advance if description == "train" else print)
+
+    left = 9
+
+    def advance(self, amount: float, *, detail: str = "") -> None:
+        del amount, detail
+        self.left -= 1
+        if not self.left:
+            raise KeyboardInterrupt
+
+
+def resumed(name: str, out: Path) -> dict[str, torch.Tensor]:
+    """The weights of a training that died in its second epoch and went on."""
+    keep = Keep(state=out / "dying.state", every_s=0)
+    with suppress(KeyboardInterrupt):
+        run(name, out, alone=False, keep=keep, progress=Dying())
+    program, history, _ = run(name, out, alone=False, keep=keep)
+    assert history.resumed_at > 0
+    return program.exported.state_dict
+
+
 def main() -> None:
     out = Path(sys.argv[1])
     cut, shard = [0, 0], Sharded.shard
@@ -140,6 +172,10 @@ def main() -> None:
         program, history, _ = run(name, out, alone=False)
         arrays = {k: v.detach().numpy() for k, v in program.exported.state_dict.items()}
         rank = torch.distributed.get_rank()
+        if name == "sharded-adamw":
+            again = resumed(name, out)
+            for key, value in program.exported.state_dict.items():
+                torch.testing.assert_close(again[key], value, rtol=0, atol=0)
         losses = [e.loss for e in history.epochs]
         np.savez(out / f"{name}-{rank}.npz", **arrays, _losses=losses, _cut=cut)
 
