@@ -158,6 +158,22 @@ def roll(op: Op) -> Value:
     return tuple(x)
 
 
+@rule("slice_scatter")
+def slice_scatter(op: Op) -> Value:
+    """What `x[:, 1:] += y` becomes: the slice's axis stays whole, the others go with both."""
+    x, source = op.dims("self"), op.dims("src")
+    axis = op.axis("dim", len(x))
+    size, end = op.shape("self")[axis], op.arguments["end"]
+    covers = end is None or (isinstance(end, int) and isinstance(size, int) and end >= size)
+    covers = covers and not op.arguments["start"] and op.arguments["step"] == 1
+    if not covers:
+        op.freeze((x[axis], source[axis]))
+    return tuple(
+        a if i == axis and not covers else op.unite(a, b)
+        for i, (a, b) in enumerate(zip(x, source, strict=True))
+    )
+
+
 @rule("triu", "tril")
 def triangle(op: Op) -> Value:
     """Which entries of the last two dimensions are cleared depends on their numbers."""

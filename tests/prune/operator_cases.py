@@ -306,6 +306,10 @@ add("kthvalue", on(aten.kthvalue.default, 3, 6, 4, args=(2, 1), outputs=2),
     on(aten.kthvalue.default, 3, 6, 4, args=(2, 1, True), outputs=2))  # fmt: skip
 each("triu tril", 3, 5, 4)
 add("repeat_interleave", on(aten.repeat_interleave.self_int, 3, 5, args=(2, 1)))
+add("slice_scatter", lambda m: aten.slice_scatter.default(m.p(3, 9, 4), m.p(3, 5, 4), 1, 2, 7),
+    lambda m: aten.slice_scatter.default(m.p(3, 9, 4), m.p(3, 4, 4), 1, 1, 9, 2),
+    lambda m: aten.slice_scatter.default(m.p(3, 9), m.p(3, 9), 1, 0, 2**63 - 1),
+    lambda m: aten.slice_scatter.default(m.p(3, 9), m.p(3, 9), 1))  # fmt: skip
 add("im2col", on(aten.im2col.default, 2, 4, 5, 6, args=([2, 2], [1, 1], [0, 0], [1, 1])))
 add("col2im", on(aten.col2im.default, 2, 12, 12, args=(
     [4, 5], [2, 2], [1, 1], [0, 0], [1, 1])))  # fmt: skip
