@@ -108,6 +108,7 @@ class Target(BaseModel):
         compute_capabilities: for GPUs, such as `8.9`.
         dla_cores: how many deep learning accelerators it has at most, 0 for none.
         opset: the ONNX opset to export.
+        tensorrt: the oldest TensorRT that such a device may have, such as `10.3`, where it counts.
         threads: CPU threads that its runtime uses unless told otherwise.
         meters: energy meters to try, best first.
         energy: what the meter `estimate` reckons with, None where nothing is published.
@@ -129,6 +130,7 @@ class Target(BaseModel):
     compute_capabilities: tuple[str, ...] = ()
     dla_cores: int = Field(default=0, ge=0)
     opset: int = Field(default=20, ge=13)
+    tensorrt: str | None = Field(default=None, pattern=r"^\d+\.\d+$")
     threads: int = Field(default=1, ge=1)
     meters: tuple[str, ...] = ()
     energy: EnergyRates | None = None

@@ -3,6 +3,9 @@
 `UNSUPPORTED` is what the parser of TensorRT-RTX 1.7.1 answers to `supports_operator` for every
 operator of ONNX 1.23's default domain (a test asks an installed one again). The mends come from the
 operator's definition in ONNX.
+
+`SINCE` is from the changelog of onnx-tensorrt, the parser's source: operators that came after
+TensorRT 10.3, which JetPack 6 has.
 """
 
 _SEQUENCE = "Return the tensors one by one, or stacked: TensorRT has no sequences."
@@ -63,6 +66,36 @@ UNSUPPORTED: dict[str, str] = {
     "TfIdfVectorizer": _TEXT,
     "Unique": _SHAPE,
 }
+
+SINCE: dict[str, str] = {
+    "Attention": "10.14",
+    "BlackmanWindow": "10.4",
+    "HammingWindow": "10.4",
+    "HannWindow": "10.4",
+    "RMSNormalization": "10.15",
+    "RotaryEmbedding": "10.15",
+    "STFT": "10.5",
+    "TensorScatter": "10.15",
+}
+_GROUP_NORM_OPSET, _GROUP_NORM_SINCE = 21, "10.9"
+
+
+def since(operator: str, opset: int, have: str) -> str:
+    """The TensorRT whose parser took an operator first, where that is newer than one; else empty.
+
+    Args:
+        operator: of ONNX.
+        opset: of the file.
+        have: the TensorRT that is there, such as `10.3`, which is the oldest that is known here.
+    """
+    found = SINCE.get(operator, "")
+    if operator == "GroupNormalization" and opset >= _GROUP_NORM_OPSET:
+        found = _GROUP_NORM_SINCE
+    return found if found and _order(found) > _order(have) else ""
+
+
+def _order(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split("."))
 
 
 def mend(operator: str) -> str:

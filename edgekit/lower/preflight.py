@@ -141,6 +141,8 @@ def preflight(
     known = {**{n.name: layer_of(n) for n in model.graph.node}, **(names or {})}
     evidence, checked_by, findings = _ask(path, model, target, known)
     findings += _opset_finding(model, target)
+    if evidence == "proxy" and target.tensorrt is not None:
+        findings += _too_new(model, target, target.tensorrt, known)
     placements = _place(model, target, dla_core, fixed, known, findings)
     return Preflight(
         model=str(path),
@@ -301,6 +303,21 @@ def _opset_finding(model: "onnx.ModelProto", target: "Target") -> list[Finding]:
             f"Export it again with --opset {target.opset}.",
         )
     ]
+
+
+def _too_new(
+    model: "onnx.ModelProto", target: "Target", have: str, layers: Mapping[str, str]
+) -> list[Finding]:
+    """Operators that came after the oldest TensorRT that a device of this class may have."""
+    found = []
+    mend = f"Export with --opset {target.opset}, or see on the device: `edgekit build --device`."
+    for node in model.graph.node:
+        since = operators.since(node.op_type, opset_of(model), have)
+        if since and node.domain in {"", "ai.onnx"}:
+            layer, kind = layers.get(node.name, ""), node.op_type
+            said = f"TensorRT takes {kind} from {since} on; {target.name} may have {have}"
+            found.append(Finding("warning", "since", node.name, kind, layer, said, mend))
+    return found
 
 
 def _place(

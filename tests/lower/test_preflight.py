@@ -68,6 +68,35 @@ def test_another_parser_is_a_proxy(residual_onnx: Path) -> None:
     assert any("build there" in note for note in found.notes)
 
 
+def test_operators_that_a_jetson_may_be_too_old_for(
+    save: Save, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_parsers(monkeypatch)
+    node = helper.make_node("HannWindow", ["size"], ["y"], name="front/HannWindow")
+    path = save(node, size=np.array(16))
+    found = preflight(path, ORIN)
+    (finding,) = found.findings
+    assert (finding.severity, finding.rule, finding.layer) == ("warning", "since", "front")
+    assert "from 10.4 on; jetson-orin may have 10.3" in finding.message
+    assert found.fit
+    assert preflight(path, RTX).findings == ()
+    newer = ORIN.model_copy(update={"tensorrt": "10.15"})
+    assert preflight(path, newer).findings == ()
+
+
+@pytest.mark.parametrize(
+    ("operator", "opset", "since"),
+    [
+        ("Attention", 23, "10.14"),
+        ("GroupNormalization", 21, "10.9"),
+        ("GroupNormalization", 18, ""),
+        ("Conv", 21, ""),
+    ],
+)
+def test_since_when_the_parser_takes_an_operator(operator: str, opset: int, since: str) -> None:
+    assert operators.since(operator, opset, "10.3") == since
+
+
 @pytest.mark.parametrize("parser", [pytest.param(True, marks=needs_parser), False])
 def test_every_refused_node_is_named_with_its_layer(
     save: Save, monkeypatch: pytest.MonkeyPatch, parser: bool
