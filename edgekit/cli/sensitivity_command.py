@@ -14,6 +14,14 @@ def sensitivity(
     data: common.Data,
     target: Annotated[str, typer.Option("--target", help="A name from `edgekit targets`.")],
     scheme: Annotated[str | None, typer.Option(help="static, dynamic or auto.")] = None,
+    by: Annotated[
+        str,
+        typer.Option(
+            help="What layers are ranked by: sqnr of the outputs, or the task's metric on the "
+            "evaluation split, which needs labels."
+        ),
+    ] = "sqnr",
+    task: common.Task = "classification",
     plot: Annotated[
         Path | None, typer.Option("--plot", metavar="FILE", help="Write the figure as SVG.")
     ] = None,
@@ -33,6 +41,8 @@ def sensitivity(
             model,
             data=common.data_config(data),
             target=target,
+            by=by,
+            task=common.task_config(task),
             seed=seed,
             imports=imports or (),
             progress=progress,
@@ -51,14 +61,16 @@ def _show(found: dict[str, Any]) -> None:
 
     console = common.out_console()
     table = Table(box=None, header_style="bold")
-    for column in ("layer", "operator", "SQNR alone", "float32", "int8", "bytes saved"):
+    ranked = [] if found["by"] == "sqnr" else [f"{found['by']} drop alone"]
+    for column in ("layer", "operator", *ranked, "SQNR alone", "float32", "int8", "bytes saved"):
         table.add_column(column, justify="left" if column in {"layer", "operator"} else "right")
     for row in found["layers"]:
         both = row["float_ms"], row["int8_ms"]
         times = ("–" if ms is None else f"{ms:.4f} ms" for ms in both)
         sqnr = "equal" if row["sqnr_db"] is None else f"{row['sqnr_db']:.1f} dB"
         saved = f"{row['float_bytes'] - row['int8_bytes']:,}"
-        table.add_row(Text(row["layer"]), row["op"], sqnr, *times, saved)
+        drop = [f"{row['drop']:+.4f}"] if ranked else []
+        table.add_row(Text(row["layer"]), row["op"], *drop, sqnr, *times, saved)
     console.print(table)
     whole = ", ".join(f"{n}: {db} dB" for n, db in found["output_sqnr_db"].items())
     console.print(

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from edgekit.data import DataConfig
     from edgekit.passes.quantize import Quantize
 
+BY = ("sqnr", "metric")
+
 
 def sensitivities(
     step: "Quantize",
@@ -26,6 +28,8 @@ def sensitivities(
     *,
     data: "DataConfig | None",
     target: str,
+    by: str = "sqnr",
+    task: Task | None = None,
     seed: int = 0,
     imports: Sequence[str] = (),
     progress: Progress | None = None,
@@ -37,6 +41,8 @@ def sensitivities(
         model: an artifact's folder, a `.pt2` or an `.onnx` file.
         data: calibration samples.
         target: the target's name.
+        by: what layers are ranked by: `sqnr` of the outputs, or the task's `metric`.
+        task: what the network is for; the metric needs it.
         seed: every random choice comes from it.
         imports: modules that register the custom operators of a `.pt2`.
         progress: where to show the progress.
@@ -46,7 +52,7 @@ def sensitivities(
         `output_sqnr_db` with all layers in int8, `latency` in words, `method`.
 
     Raises:
-        UsageError: there is no data, or the model cannot be quantized.
+        UsageError: there is no data, no labels for the metric, or nothing that can be quantized.
     """
     from edgekit.data import open_data
     from edgekit.passes.export_onnx import ExportOnnx
@@ -54,6 +60,11 @@ def sensitivities(
 
     if data is None:
         raise UsageError("`sensitivity` needs data.", "Give it with --data.")
+    if by not in BY:
+        raise UsageError(
+            f"Layers cannot be ranked by {by!r}.",
+            f"Choose one of {', '.join(BY)}. A Fisher ranking needs gradients, which ONNX has not.",
+        )
     import_modules(imports, Path.cwd())
     artifact = open_artifact(model, imports)
     step = step.resolve((targets.load(target),))
@@ -62,7 +73,7 @@ def sensitivities(
         context = Context(
             out=folder / "float32",
             seed=seed,
-            task=Task(kind="none"),
+            task=task if by == "metric" and task is not None else Task(kind="none"),
             data=open_data(data, Path.cwd()),
             threads=cpu_threads(),
             imports=tuple(imports),
@@ -77,10 +88,13 @@ def sensitivities(
         start = ladder.attempt("int8 throughout", kind, step, timed=True)
         if start.report is None or not start.report.quantized:
             raise UsageError(f"Nothing can be quantized: {start.failure}.", "See the message.")
-        rows = sorted(analyse(ladder, start), key=lambda r: -r.noise)
+        metric = by == "metric"
+        rows = analyse(ladder, start, metric=metric)
+        rows.sort(key=lambda r: (-(r.drop or 0.0) if metric else 0.0, -r.noise))
         return {
             "layers": [asdict(row) for row in rows],
             "output_sqnr_db": start.report.output_sqnr_db,
             "latency": start.latency.said if start.latency else "",
             "method": kind,
+            "by": task.metric_name if metric and task is not None else "sqnr",
         }

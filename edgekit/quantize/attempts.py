@@ -5,12 +5,14 @@ from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from edgekit.artifact import Artifact
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from edgekit.quantize.config import PtqConfig
-    from edgekit.quantize.guard import Accuracy, Latency
     from edgekit.quantize.ptq import QuantReport
+    from edgekit.quantize.verdict import Accuracy, Latency
 
 Kind = Literal["static", "dynamic"]
 
@@ -146,3 +148,14 @@ def excluding(config: "PtqConfig", names: "Iterable[str]") -> "PtqConfig":
     """The configuration with further layers left in float, by their exact names."""
     more = tuple(escape(name) for name in names)
     return config.model_copy(update={"exclude": tuple(dict.fromkeys((*config.exclude, *more)))})
+
+
+def artifact_of(path: Path) -> Artifact:
+    """A quantized ONNX file as an artifact, to be judged."""
+    from edgekit.graph.onnx_model import external_data, read_onnx, specs
+
+    inputs, outputs = specs(read_onnx(path))
+    return Artifact.create(
+        path.parent, model=path.name, format="onnx", inputs=inputs, outputs=outputs,
+        made_by="quantize", extra_files=external_data(path),
+    )  # fmt: skip

@@ -16,14 +16,21 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from numpy.typing import NDArray
 
-from edgekit.artifact import Artifact
 from edgekit.errors import EdgekitError, GateError, PassError
 from edgekit.progress import Progress, Silent
 from edgekit.quantize import dynamic, equalize, sensitivity
-from edgekit.quantize.attempts import Attempt, Kind, Reverted, excluding, table
+from edgekit.quantize.attempts import (
+    Attempt,
+    Kind,
+    Reverted,
+    artifact_of,
+    excluding,
+    table,
+)
 from edgekit.quantize.config import Method, PtqConfig
-from edgekit.quantize.graph import WEIGHTED, Graph
+from edgekit.quantize.graph import Graph
 from edgekit.quantize.guard import Judge
+from edgekit.quantize.methods import suited
 from edgekit.quantize.prepare import prepare
 from edgekit.quantize.ptq import QuantReport, quantize_onnx
 
@@ -142,7 +149,7 @@ class Ladder:
         if report is not None and report.quantized == 0:
             failure = "no layer is in int8"
         elif report is not None:
-            accuracy = self.judge.accuracy(_artifact(path), report.output_sqnr_db)
+            accuracy = self.judge.accuracy(artifact_of(path), report.output_sqnr_db)
             latency = self.judge.latency(path) if accuracy.passed or timed else None
         seconds = time.perf_counter() - started
         found = Attempt(rung, kind, config, path, report, accuracy, latency, seconds, failure)
@@ -373,40 +380,3 @@ def _speed(attempt: Attempt) -> tuple[float, int]:
     speedup = attempt.latency.speedup if attempt.latency else None
     size = attempt.report.size_bytes if attempt.report else 0
     return speedup or 0.0, -size
-
-
-def _artifact(path: Path) -> Artifact:
-    from edgekit.graph.onnx_model import external_data, read_onnx, specs
-
-    inputs, outputs = specs(read_onnx(path))
-    return Artifact.create(
-        path.parent, model=path.name, format="onnx", inputs=inputs, outputs=outputs,
-        made_by="quantize", extra_files=external_data(path),
-    )  # fmt: skip
-
-
-def suited(model: "onnx.ModelProto", scheme: "IntegerScheme") -> tuple[Kind, ...]:
-    """The methods that suit a network: static, and dynamic where it has most of the weights.
-
-    Args:
-        model: float32.
-        scheme: of the target; dynamic quantization is ONNX Runtime's.
-    """
-    import onnx
-
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    graph = Graph(copy)
-    dynamic.fold_weights(graph)
-    sizes = {n.name: (n.op_type, 0) for n in graph.nodes}
-    layers = [n.name for n in dynamic.layers(copy)]
-    weights = sensitivity.weight_bytes(copy, layers)
-    convolutions = [n.name for n in graph.nodes if n.op_type in WEIGHTED and n.name not in layers]
-    others = sum(f for f, _ in sensitivity.weight_bytes(copy, convolutions).values())
-    recurrent = sum(f for n, (f, _) in weights.items() if sizes[n][0] == "LSTM")
-    products = sum(f for f, _ in weights.values()) - recurrent
-    if not scheme.name.startswith("ort-") or not weights:
-        return ("static",)
-    if recurrent > products + others:
-        return ("dynamic", "static") if products + others else ("dynamic",)
-    return ("static", "dynamic") if recurrent + products > others else ("static",)

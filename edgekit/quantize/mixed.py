@@ -10,9 +10,9 @@ Half precision and weights of 4 bits would be further options of a layer (`knaps
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edgekit.errors import EdgekitError, UnavailableError
+from edgekit.errors import EdgekitError, UnavailableError, UsageError
 from edgekit.quantize import costs, sensitivity
-from edgekit.quantize.attempts import excluding
+from edgekit.quantize.attempts import artifact_of, excluding
 from edgekit.quantize.config import Budget
 from edgekit.quantize.knapsack import Option, solve
 
@@ -41,6 +41,7 @@ class LayerRow:
         int8_ms: its time in the int8 model.
         float_j: estimated joules in float32; None where the target publishes no rates.
         int8_j: in int8.
+        drop: of the task's metric with this layer alone in int8; None where it was not asked for.
     """
 
     node: str
@@ -54,23 +55,29 @@ class LayerRow:
     int8_ms: float | None = None
     float_j: float | None = None
     int8_j: float | None = None
+    drop: float | None = None
 
 
-def analyse(ladder: "Ladder", start: "Attempt") -> list[LayerRow]:
+def analyse(ladder: "Ladder", start: "Attempt", *, metric: bool = False) -> list[LayerRow]:
     """Sensitivity and costs of each layer of a model that is in int8 whole.
 
     Args:
         ladder: that made it.
         start: the model, with its latency where it can be measured.
+        metric: judge each layer by the task's metric too, on all samples of the guard's split.
 
     Returns:
         In topological order.
+
+    Raises:
+        UsageError: the metric is asked for, and there are no labels.
     """
     from edgekit.graph.onnx_names import layer_names
 
     source, partial = ladder.source_of(start), ladder.partial(start)
     noise = sensitivity.Noise(source, ladder.ranked_on())
     found = sensitivity.alone(partial, noise, ladder.progress)
+    drops = _drops(ladder, partial) if metric else {}
     called, ops = layer_names(source), {n.name: n.op_type for n in source.graph.node}
     sizes = sensitivity.weight_bytes(source, found)
     floats, integers = _times(ladder, start, list(found))
@@ -88,9 +95,29 @@ def analyse(ladder: "Ladder", start: "Attempt") -> list[LayerRow]:
             int8_ms=integers.get(name),
             float_j=joules[name][0] if name in joules else None,
             int8_j=joules[name][1] if name in joules else None,
+            drop=drops.get(name),
         )
         for name, ratio in found.items()
     ]
+
+
+def _drops(ladder: "Ladder", partial: sensitivity.Partial) -> dict[str, float]:
+    from edgekit.graph.onnx_model import write_onnx
+
+    path = ladder.folder / "alone" / "model.onnx"
+    path.parent.mkdir()
+
+    def drop(name: str) -> float:
+        write_onnx(partial.quantized([name]), path)
+        found = ladder.judge.accuracy(artifact_of(path), {}).drop
+        if found is None:
+            raise UsageError(
+                "The task's metric cannot rank the layers: the data has no targets for it.",
+                "Give data with targets and --task, or rank by SQNR (--by sqnr).",
+            )
+        return found
+
+    return sensitivity.each(partial.layers, drop, ladder.progress)
 
 
 def _times(

@@ -104,7 +104,7 @@ def decibels(ratio: float) -> float | None:
 
 def alone(partial: Partial, noise: Noise, progress: Progress) -> dict[str, float]:
     """Noise of the network with one layer quantized, by layer."""
-    return _each(partial.layers, lambda name: noise.of(partial.quantized([name])), progress)
+    return each(partial.layers, lambda name: noise.of(partial.quantized([name])), progress)
 
 
 def reverted(
@@ -119,16 +119,17 @@ def reverted(
         within: the layers that are quantized at all; all of them where None.
     """
     whole = partial.layers if within is None else tuple(within)
-    return _each(
+    return each(
         whole,
         lambda name: noise.of(partial.quantized([n for n in whole if n != name])),
         progress,
     )
 
 
-def _each(
+def each(
     layers: Sequence[str], measure: Callable[[str], float], progress: Progress
 ) -> dict[str, float]:
+    """Measure one layer after the other."""
     found: dict[str, float] = {}
     with progress.task("measure layers", len(layers)) as task:
         for name in layers:

@@ -11,7 +11,7 @@ from torch import nn
 from edgekit.errors import UsageError
 from edgekit.graph.onnx_model import read_onnx
 from edgekit.lower import check
-from edgekit.quantize import dynamic, ladder
+from edgekit.quantize import dynamic, methods
 from edgekit.quantize.config import PtqConfig
 from edgekit.quantize.graph import Graph
 
@@ -116,6 +116,6 @@ def test_only_onnxruntime_quantizes_at_run_time(mixed: Path, schemes, tmp_path: 
 
 def test_auto_takes_what_has_the_weights(mixed: Path, residual: Path, schemes) -> None:
     scheme = schemes["ort-x86-avx2"]
-    assert ladder.suited(read_onnx(mixed), scheme) == ("dynamic", "static")
-    assert ladder.suited(read_onnx(residual), scheme) == ("static",)
-    assert ladder.suited(read_onnx(mixed), schemes["tensorrt"]) == ("static",)
+    assert methods.suited(read_onnx(mixed), scheme) == ("dynamic", "static")
+    assert methods.suited(read_onnx(residual), scheme) == ("static",)
+    assert methods.suited(read_onnx(mixed), schemes["tensorrt"]) == ("static",)

@@ -17,7 +17,8 @@ from edgekit.passes.quantize import Quantize
 from edgekit.pipeline.single import apply
 from edgekit.quantize import prepare
 from edgekit.quantize.config import GuardGate
-from edgekit.quantize.guard import Judge, Latency
+from edgekit.quantize.guard import Judge
+from edgekit.quantize.verdict import Latency
 
 SLOWER = Latency("measured", passed=False, said="slower: 0.50x", speedup=0.5)
 

@@ -15,10 +15,11 @@ from edgekit.errors import GateError
 from edgekit.graph.onnx_model import read_onnx, specs
 from edgekit.lower import check
 from edgekit.metrics import Task
-from edgekit.quantize import guard, mixed
+from edgekit.quantize import mixed
 from edgekit.quantize.config import Budget, GuardGate, Place, PtqConfig
-from edgekit.quantize.guard import Judge, Latency, held
+from edgekit.quantize.guard import Judge
 from edgekit.quantize.ladder import Ladder
+from edgekit.quantize.verdict import CHILD, PARENT, Latency, held
 
 WIDTH = 16
 LOOSE = GuardGate(accuracy_drop=0.1)  # 16 channels and 7-bit weights: a few answers in a hundred
@@ -323,7 +324,7 @@ def test_a_slowdown_fails_and_what_cannot_be_told_from_one(
     verdict: str, speedup: float, allowed: float, passed: bool
 ) -> None:
     figure = SimpleNamespace(value=speedup, low=speedup - 0.05, high=speedup + 0.05)
-    found = held(figure, verdict, allowed, {guard.PARENT: 1.0, guard.CHILD: 1 / speedup})
+    found = held(figure, verdict, allowed, {PARENT: 1.0, CHILD: 1 / speedup})
     assert found.passed is passed
     assert f"{speedup:.2f}x" in found.said
 

@@ -14,8 +14,9 @@ from edgekit.graph.onnx_model import read_onnx, specs
 from edgekit.lower.export import export_onnx
 from edgekit.metrics import Task
 from edgekit.quantize.config import GuardGate, Place, PtqConfig
-from edgekit.quantize.guard import Judge, Latency
+from edgekit.quantize.guard import Judge
 from edgekit.quantize.ladder import Ladder
+from edgekit.quantize.verdict import Latency
 
 WIDTH, FACTOR = 16, 60.0
 FASTER = Latency("measured", passed=True, said="faster: 2.00x", speedup=2.0)
