@@ -12,7 +12,7 @@ weights, 1000 unseen samples) the output's signal to noise ratio is 20.1 dB with
 30.4 dB without any and 39.7 dB with this one.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import onnx
 
 Means = dict[str, NDArray[np.float64]]
+_MOST_KEPT_BYTES = 1 << 30
 
 
 def correct(
@@ -56,12 +57,74 @@ def correct(
     outputs = {n.name: n.output[0] for n in graph.nodes if n.name in set(todo)}
     axes = {n.output[0]: _channel_axis(n) for n in graph.nodes if n.name in set(todo)}
     wanted = channel_means(reference, axes, feeds) if axes else {}
-    for name in todo:
+    ahead = _Ahead(model, feeds)
+    for place, name in enumerate(todo):
         tensor = outputs[name]
-        got = channel_means(_up_to(model, tensor), {tensor: axes[tensor]}, feeds)[tensor]
-        _shift(graph, name, wanted[tensor] - got)
+        values = ahead.values(tensor)
+        delta = wanted[tensor] - _mean(values, axes[tensor])
+        if _shift(graph, name, delta):
+            values = [_shifted(value, delta, axes[tensor]) for value in values]
+        ahead.keep(tensor, values, [outputs[later] for later in todo[place + 1 :]])
         advance(1 / len(todo))
     return len(todo), left
+
+
+class _Ahead:
+    """Inner tensors of a model whose biases change in topological order, over all feeds.
+
+    What was computed is kept for as long as later tensors need it, and each is computed from what
+    is kept: a layer runs once, where running the model up to each would run it once for each.
+
+    Args:
+        model: changed meanwhile, behind the tensors that are kept.
+        feeds: the inputs.
+    """
+
+    def __init__(self, model: "onnx.ModelProto", feeds: Iterable[check.Arrays]) -> None:
+        self._model = model
+        self._feeds = feeds
+        self._kept: dict[str, list[NDArray[Any]]] = {}
+
+    def values(self, tensor: str) -> list[NDArray[Any]]:
+        """A tensor for each feed, as the model computes it now."""
+        part, begins = _part(self._model, tensor, self._kept)
+        runner = check.onnx_runner(watch(part, (tensor,)), optimize=False)
+        found = []
+        for number, feed in enumerate(self._feeds):
+            inputs = {spec.name: feed[spec.name] for spec in part.graph.input if spec.name in feed}
+            inputs |= {name: self._kept[name][number] for name in begins}
+            found.append(runner(inputs)[tensor])
+        return found
+
+    def keep(self, tensor: str, values: list[NDArray[Any]], later: list[str]) -> None:
+        """Keep a tensor's values, and let go of what no later tensor is computed from.
+
+        What would take too much memory is not kept: it is computed again then.
+        """
+        held = sum(value.nbytes for each in self._kept.values() for value in each)
+        if held + sum(value.nbytes for value in values) <= _MOST_KEPT_BYTES:
+            self._kept[tensor] = values
+        _, _, begins = _behind(self._model, set(later), self._kept)
+        self._kept = {name: each for name, each in self._kept.items() if name in begins}
+
+
+def _mean(values: list[NDArray[Any]], axis: int) -> NDArray[np.float64]:
+    """Mean over everything but one axis, and over all values, equally weighted."""
+    total = np.zeros((), np.float64)
+    for value in values:
+        total = total + _channel_mean(value, axis)
+    return np.asarray(total / max(len(values), 1))
+
+
+def _channel_mean(value: NDArray[Any], axis: int) -> NDArray[np.float64]:
+    others = tuple(i for i in range(value.ndim) if i != axis % value.ndim)
+    return np.asarray(value.mean(axis=others, dtype=np.float64))
+
+
+def _shifted(value: NDArray[Any], delta: NDArray[np.float64], axis: int) -> NDArray[Any]:
+    shape = [1] * value.ndim
+    shape[axis] = -1
+    return np.asarray(value + delta.astype(value.dtype).reshape(shape))
 
 
 def channel_means(
@@ -80,9 +143,7 @@ def channel_means(
     for feed in feeds:
         count += 1
         for name, value in runner(feed).items():
-            axis = axes[name] % value.ndim
-            others = tuple(i for i in range(value.ndim) if i != axis)
-            mean = value.mean(axis=others, dtype=np.float64)
+            mean = _channel_mean(value, axes[name])
             totals[name] = totals[name] + mean if name in totals else mean
     return {name: total / max(count, 1) for name, total in totals.items()}
 
@@ -100,26 +161,47 @@ def watch(model: "onnx.ModelProto", tensors: tuple[str, ...]) -> bytes:
     return bytes(copy.SerializeToString())
 
 
-def _up_to(model: "onnx.ModelProto", tensor: str) -> "onnx.ModelProto":
-    """The part of a model that a tensor depends on."""
+def _behind(
+    model: "onnx.ModelProto", tensors: set[str], known: Container[str]
+) -> tuple["list[onnx.NodeProto]", set[str], set[str]]:
+    """What tensors are computed from, as far as tensors that are known: nodes, names, the known."""
+    needed, begins, nodes = set(tensors), set(), []
+    for node in reversed(model.graph.node):
+        if not any(o in needed for o in node.output):
+            continue
+        names = set(node.input)
+        for attribute in node.attribute:
+            for graph in (attribute.g, *attribute.graphs):
+                names.update(name for inner in graph.node for name in inner.input)
+        begins |= {name for name in names if name in known}
+        needed |= {name for name in names if name not in known}
+        nodes.append(node)
+    return nodes[::-1], needed, begins
+
+
+def _part(
+    model: "onnx.ModelProto", tensor: str, known: Container[str]
+) -> tuple["onnx.ModelProto", set[str]]:
+    """The part of a model that computes a tensor from tensors that are known, and which it reads.
+
+    Its inputs are those of the model and of the known tensors that it reads.
+    """
     import onnx
 
-    needed, kept = {tensor}, []
-    for node in reversed(model.graph.node):
-        if any(o in needed for o in node.output):
-            needed.update(node.input)
-            for attribute in node.attribute:
-                for graph in (attribute.g, *attribute.graphs):
-                    needed.update(name for inner in graph.node for name in inner.input)
-            kept.append(node)
+    nodes, needed, begins = _behind(model, {tensor}, known)
     part = onnx.ModelProto()
-    part.CopyFrom(model)
-    del part.graph.node[:]
-    part.graph.node.extend(reversed(kept))
-    initializers = [i for i in model.graph.initializer if i.name in needed]
-    del part.graph.initializer[:]
-    part.graph.initializer.extend(initializers)
-    return part
+    part.opset_import.extend(model.opset_import)
+    part.ir_version = model.ir_version
+    part.functions.extend(model.functions)
+    part.graph.name = model.graph.name
+    part.graph.node.extend(nodes)
+    part.graph.initializer.extend(i for i in model.graph.initializer if i.name in needed)
+    part.graph.input.extend(i for i in model.graph.input if i.name in needed)
+    part.graph.input.extend(
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
+        for name in sorted(begins)
+    )
+    return part, begins
 
 
 def _channel_axis(node: "onnx.NodeProto") -> int:
@@ -148,13 +230,14 @@ def _can_hold_bias(graph: Graph, node: "onnx.NodeProto") -> bool:
     return True
 
 
-def _shift(graph: Graph, name: str, delta: NDArray[np.float64]) -> None:
+def _shift(graph: Graph, name: str, delta: NDArray[np.float64]) -> bool:
+    """Add to a layer's bias; whether its own output shifts, and not that of an Add behind it."""
     node = next(n for n in graph.nodes if n.name == name)
     holder, index = node, 2
     if node.op_type == "MatMul":
         found = _bias_add(graph, node)
         if found is None:
-            return
+            return False
         holder, index = found
     elif len(node.input) < 3:
         node.input.append("")
@@ -167,3 +250,4 @@ def _shift(graph: Graph, name: str, delta: NDArray[np.float64]) -> None:
     holder.input[index] = graph.set_array(target, (old + delta).astype(np.float32))
     if fresh:
         graph.edit()
+    return holder is node

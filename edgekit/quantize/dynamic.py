@@ -76,7 +76,7 @@ def quantize_dynamic(
     check_scheme(scheme)
     model, said = prepare(read_onnx(src))
     fold_weights(Graph(model))
-    ignored = exclusions(model, config, scheme)
+    ignored = exclusions(model, config, scheme, static=False)
     inputs, _ = specs(model)
     with read_samples(inputs, calibration, config, shown, said) as samples:
         with shown.task("quantize", None):

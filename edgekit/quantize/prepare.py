@@ -78,7 +78,11 @@ def _own_biases(graph: Graph) -> None:
 
 
 def exclusions(
-    model: "onnx.ModelProto", config: PtqConfig, scheme: "IntegerScheme"
+    model: "onnx.ModelProto",
+    config: PtqConfig,
+    scheme: "IntegerScheme",
+    *,
+    static: bool = True,
 ) -> dict[str, str]:
     """Which nodes stay in float, and why.
 
@@ -86,6 +90,8 @@ def exclusions(
         model: float32.
         config: patterns and limits.
         scheme: whose runtime must have a kernel.
+        static: operators without weights are quantized too, so that those between layers that stay
+            in float can be spared it.
 
     Returns:
         Node name to reason.
@@ -110,7 +116,7 @@ def exclusions(
         if channels and min(channels) < config.minimum_channels:
             reason = f"{min(channels)} channels, fewer than {config.minimum_channels}"
             found.setdefault(node.name, reason)
-    if found and not scheme.skip_input_of_add:
+    if found and static and not scheme.skip_input_of_add:
         for name in _beside_floats(graph, found):
             found.setdefault(name, "the layers before or behind it stay in float")
     return found

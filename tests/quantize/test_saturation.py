@@ -79,7 +79,7 @@ def onnxruntime(made: onnx.ModelProto, folder: Path) -> np.ndarray:
 
 
 def openvino(made: onnx.ModelProto, folder: Path) -> np.ndarray:
-    core = library._import().Core()
+    core = library.import_openvino().Core()
     onnx.save(made, folder / "m.onnx")
     compiled = core.compile_model(core.read_model(folder / "m.onnx"), "CPU")
     return np.asarray(compiled([image()])[compiled.output(0)])
