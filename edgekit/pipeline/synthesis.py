@@ -11,6 +11,7 @@ from edgekit.evaluate import open_artifact
 from edgekit.manifest import write_atomically
 from edgekit.metrics import Task
 from edgekit.pipeline.measure import cpu_threads
+from edgekit.pipeline.raw import check_place
 from edgekit.pipeline.step import guarded
 from edgekit.progress import Progress
 
@@ -56,6 +57,7 @@ def synthesize_data(
 
     if out.suffix != ".npz":
         raise UsageError(f"{out} is no .npz file.", "Give -o FILE.npz.")
+    check_place(out, "-o")  # before the work, not after it
     import_modules(imports, Path.cwd())
     artifact = open_artifact(model, imports)
     if artifact.format != "pt2":
@@ -77,7 +79,6 @@ def synthesize_data(
     if found.targets is not None:
         arrays["label"] = found.targets
     with guarded("Saving the samples"):
-        out.parent.mkdir(parents=True, exist_ok=True)
         buffer = io.BytesIO()
         np.savez(buffer, **arrays)
         write_atomically(out, buffer.getvalue())

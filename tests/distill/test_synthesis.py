@@ -85,6 +85,7 @@ def test_a_student_learns_from_them_as_from_any_data(
 
     save(trained, tmp_path / "teacher.pt2")
     out = tmp_path / "made" / "synthetic.npz"
+    out.parent.mkdir()
     said = synthesize_data(tmp_path / "teacher.pt2", out, samples=96, steps=60, batch_size=48)
     assert said["classes"] == 2
     assert list(out.parent.iterdir()) == [out]
@@ -139,3 +140,10 @@ def test_a_network_that_says_nothing_of_its_data_is_refused(program, trained, ml
 def test_the_file_must_be_an_npz(tmp_path) -> None:
     with pytest.raises(UsageError, match=r"no \.npz"):
         synthesize_data(tmp_path / "x.pt2", tmp_path / "x.csv", samples=4, steps=1, batch_size=4)
+
+
+def test_a_folder_that_is_not_there_is_refused_before_the_work(tmp_path) -> None:
+    with pytest.raises(UsageError, match="gone"):
+        synthesize_data(
+            tmp_path / "net.pt2", tmp_path / "gone" / "x.npz", samples=4, steps=1, batch_size=4
+        )
