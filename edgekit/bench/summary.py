@@ -108,12 +108,25 @@ def warnings(
                 f"{each.name}: this machine woke up {late / 1e3:.1f} ms late (p99), which is in the"
                 " latencies."
             )
+        if (chosen := _half_by_choice(each)) is not None:
+            found.append(
+                f"{each.name}: {each.runtime} chose to compute in {chosen} here; for float32"
+                " give --set precision=f32."
+            )
     if throttled:
         found.append(f"The device slowed itself down: {throttled}.")
     stolen = after.get("stolen_s", 0.0) - before.get("stolen_s", 0.0)
     if stolen > 0.1:
         found.append(f"The hypervisor gave {stolen:.1f} s of this machine's time to others.")
     return tuple(found)
+
+
+def _half_by_choice(each: SubjectResult) -> str | None:
+    """The half precision that OpenVINO took where none was asked for."""
+    if each.options.get("precision") is not None:
+        return None
+    chosen = each.options.get("properties", {}).get("INFERENCE_PRECISION_HINT")
+    return chosen if chosen in {"bf16", "f16"} else None
 
 
 def note(protocol: Protocol) -> str:

@@ -35,6 +35,16 @@ def layer_names(model: "onnx.ModelProto") -> dict[str, str]:
     return found
 
 
+def unique(name: str, taken: set[str]) -> str:
+    """A name that is not taken yet, numbered from 2 where it must be; it is taken now."""
+    found, count = name, 1
+    while found in taken:
+        count += 1
+        found = f"{name}_{count}"
+    taken.add(found)
+    return found
+
+
 def _path_in(name: str) -> str:
     for suffix in _QUANTIZERS:  # these stand behind the tensor that they quantize
         name = name.removesuffix(suffix)

@@ -24,7 +24,7 @@ from edgekit.bench.measure import Opener, Subject, collection_off, open_runtime
 from edgekit.bench.profile import WARM_RUNS, Layer, middle_mean, repeat
 from edgekit.bench.protocol import SystemClock
 from edgekit.bench.runtimes import Availability, Feeds, IoSpec, Runtime, check_feeds
-from edgekit.bench.runtimes.base import Array
+from edgekit.bench.runtimes.base import Array, with_defaults
 from edgekit.errors import UnavailableError, UsageError
 from edgekit.graph.program import Program, module_path
 from edgekit.graph.quiet import quiet
@@ -49,14 +49,11 @@ class Torch:
     def __init__(
         self, model: Path, options: Mapping[str, Any], *, imports: Sequence[str] = ()
     ) -> None:
-        for name in options:
-            if name not in DEFAULTS:
-                raise UsageError(
-                    f"{self.NAME} has no option {name!r} here.", f"Options: {', '.join(DEFAULTS)}."
-                )
         self._model = model
         self._imports = tuple(imports)
-        self._threads = int({**DEFAULTS, **options}["threads"]) or os.cpu_count() or 1
+        self._threads = (
+            int(with_defaults(self.NAME, DEFAULTS, options)["threads"]) or os.cpu_count() or 1
+        )
         self._threads_before = 0
         self._module: Callable[..., tuple[Tensor, ...]] | None = None
         self.inputs: tuple[IoSpec, ...] = ()

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from edgekit.errors import PassError
+from edgekit.graph.onnx_names import unique
 
 if TYPE_CHECKING:
     import onnx
@@ -114,7 +115,7 @@ def _rename_initializers(graph: "ir.Graph", taken: set[str]) -> None:
         if name.endswith(".weight_bias"):  # what the batch-norm fusion calls a bias it made
             name = name.removesuffix("weight_bias") + "bias"
             name = str(value.name) if name in graph.initializers else name
-        name = _unique(name, taken)
+        name = unique(name, taken)
         if name != value.name:
             value.name = name
 
@@ -128,7 +129,7 @@ def _name_constants(model: "ir.Model", taken: set[str]) -> None:
                 and value.is_initializer()
                 and _ANONYMOUS.fullmatch(str(value.name))
             ):
-                value.name = _unique(f"{node.name}.{index}", taken)
+                value.name = unique(f"{node.name}.{index}", taken)
 
 
 def _rename_nodes(
@@ -143,24 +144,15 @@ def _rename_nodes(
     used: set[str] = set()
     for node in nodes:
         path = modules.get(node, "")
-        node.name = _unique(f"{path}/{node.op_type}" if path else node.op_type, used)
+        node.name = unique(f"{path}/{node.op_type}" if path else node.op_type, used)
         if path:
             names[node.name] = path
         for output in node.outputs:
             if not output.name or output in ends:
                 continue
             suffix = f"/{output.index()}" if len(node.outputs) > 1 else ""
-            output.name = _unique(node.name + suffix, taken)
+            output.name = unique(node.name + suffix, taken)
     return names
-
-
-def _unique(name: str, taken: set[str]) -> str:
-    found, count = name, 1
-    while found in taken:
-        count += 1
-        found = f"{name}_{count}"
-    taken.add(found)
-    return found
 
 
 def layer_of(node: "onnx.NodeProto") -> str:

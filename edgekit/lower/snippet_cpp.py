@@ -85,7 +85,9 @@ _ONNXRUNTIME_OUT = r"""
        outputs[$i].GetTensorTypeAndShapeInfo().GetElementCount());
 """
 _OPENVINO = r"""  ov::Core core;
-  auto compiled = core.compile_model(model, "CPU");
+  // Unless told otherwise OpenVINO computes in bfloat16 where the processor has it.
+  auto compiled = core.compile_model(model, "CPU",
+                                     ov::hint::inference_precision(ov::element::f32));
   auto request = compiled.create_infer_request();
 $inputs
   request.infer();$outputs"""

@@ -6,6 +6,7 @@ after the tensor that they belong to, and equal zero points are one initializer.
 
 from typing import TYPE_CHECKING
 
+from edgekit.graph.onnx_names import unique
 from edgekit.quantize.graph import Graph
 
 if TYPE_CHECKING:
@@ -33,14 +34,14 @@ def _name(graph: Graph, node: "onnx.NodeProto", names: dict[str, str], taken: se
     if graph.is_constant(node.input[0]) and node.input[0] not in names:
         plain = node.input[0].removeprefix(_WEIGHT)
         plain = plain.removesuffix(_TAIL) if plain != node.input[0] else plain
-        names[node.input[0]] = _unique(plain, taken)
+        names[node.input[0]] = unique(plain, taken)
     made = graph.producer(node.input[0])
     if made is not None and made.op_type == "QuantizeLinear":
         base = made.input[0]
     else:
         base = names.get(node.input[0], node.input[0])
     if graph.is_constant(node.input[1]) and node.input[1] not in names:
-        names[node.input[1]] = _unique(f"{base}/s", taken)
+        names[node.input[1]] = unique(f"{base}/s", taken)
     if len(node.input) > 2 and node.input[2] not in names:
         value = graph.array(node.input[2])
         if value is not None:
@@ -48,7 +49,7 @@ def _name(graph: Graph, node: "onnx.NodeProto", names: dict[str, str], taken: se
             content += str(int(value.ravel()[0])) if (value == value.ravel()[0]).all() else base
             names[node.input[2]] = content
     if not graph.is_output(node.output[0]):
-        names[node.output[0]] = _unique(f"{base}/{_PAIR[node.op_type]}", taken)
+        names[node.output[0]] = unique(f"{base}/{_PAIR[node.op_type]}", taken)
 
 
 def _apply(graph: Graph, names: dict[str, str]) -> None:
@@ -69,12 +70,3 @@ def _apply(graph: Graph, names: dict[str, str]) -> None:
         if node.op_type in _PAIR:
             node.name = node.output[0]
     graph.edit()
-
-
-def _unique(name: str, taken: set[str]) -> str:
-    found, count = name, 1
-    while found in taken:
-        count += 1
-        found = f"{name}_{count}"
-    taken.add(found)
-    return found

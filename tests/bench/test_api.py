@@ -113,6 +113,18 @@ def test_drift_is_said_and_gets_no_interval(fake, clock):
     assert any("drift" in warning for warning in result.warnings)
 
 
+@pytest.mark.parametrize(
+    ("asked", "chosen", "said"),
+    [(None, "bf16", True), (None, "f32", False), ("bf16", "bf16", False)],
+)
+def test_half_precision_that_nobody_asked_for_is_said(fake, clock, asked, chosen, said):
+    subjects, opener, runtimes = fake(a=noisy(1e6))
+    properties = {"INFERENCE_PRECISION_HINT": chosen}
+    runtimes["a"].options = {"precision": asked, "properties": properties}
+    result = bench(subjects, PROTOCOL, clock=clock, opener=opener)
+    assert any("chose to compute in bf16" in w for w in result.warnings) == said
+
+
 def test_slow_models_get_no_tail_that_their_runs_cannot_carry(fake, clock):
     quick = dataclasses.replace(Protocol.quick(), resamples=200)
     result, _ = run(fake, clock, quick, a=noisy(1e8))

@@ -44,6 +44,27 @@ class IoSpec:
     shape: tuple[int | str, ...]
 
 
+def with_defaults(
+    title: str, defaults: Mapping[str, Any], options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The options of a runtime, with its defaults where nothing is given.
+
+    Args:
+        title: the runtime's name for people.
+        defaults: every option that it takes.
+        options: what was given.
+
+    Raises:
+        UsageError: it has no such option.
+    """
+    for name in options:
+        if name not in defaults:
+            raise UsageError(
+                f"{title} has no option {name!r} here.", f"Options: {', '.join(defaults)}."
+            )
+    return {**defaults, **options}
+
+
 class Runtime(Protocol):
     """A loaded model, as a context manager: entering loads it, leaving frees it."""
 

@@ -8,7 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.bench.runtimes.base import Array, Availability, Feeds, IoSpec, check_feeds
+from edgekit.bench.runtimes.base import (
+    Array,
+    Availability,
+    Feeds,
+    IoSpec,
+    check_feeds,
+    with_defaults,
+)
 from edgekit.errors import UnavailableError, UsageError
 
 CPU = "CPUExecutionProvider"
@@ -70,17 +77,11 @@ class OnnxRuntime:
 
     def __init__(self, model: Path, options: Mapping[str, Any]) -> None:
         self._model = model
-        self._wanted = {**self.DEFAULTS, **options}
+        self._wanted = with_defaults("ONNX Runtime", self.DEFAULTS, options)
         self._session: Any = None
         self.inputs: tuple[IoSpec, ...] = ()
         self.outputs: tuple[IoSpec, ...] = ()
         self.options: Mapping[str, Any] = {}
-        for name in options:
-            if name not in self.DEFAULTS:
-                raise UsageError(
-                    f"ONNX Runtime has no option {name!r} here.",
-                    f"Options: {', '.join(self.DEFAULTS)}.",
-                )
         if self._wanted["optimization"] not in LEVELS:
             raise UsageError(
                 f"There is no optimization level {self._wanted['optimization']!r}.",

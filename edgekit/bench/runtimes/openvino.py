@@ -10,7 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.bench.runtimes.base import Array, Availability, Feeds, IoSpec, check_feeds
+from edgekit.bench.runtimes.base import (
+    Array,
+    Availability,
+    Feeds,
+    IoSpec,
+    check_feeds,
+    with_defaults,
+)
 from edgekit.errors import UnavailableError, UsageError
 
 FIX = 'pip install "edgekit[openvino]"'
@@ -59,17 +66,11 @@ class OpenVino:
 
     def __init__(self, model: Path, options: Mapping[str, Any]) -> None:
         self._model = model
-        self._wanted = {**self.DEFAULTS, **options}
+        self._wanted = with_defaults("OpenVINO", self.DEFAULTS, options)
         self._compiled: Any = None
         self.inputs: tuple[IoSpec, ...] = ()
         self.outputs: tuple[IoSpec, ...] = ()
         self.options: Mapping[str, Any] = {}
-        for name in options:
-            if name not in self.DEFAULTS:
-                raise UsageError(
-                    f"OpenVINO has no option {name!r} here.",
-                    f"Options: {', '.join(self.DEFAULTS)}.",
-                )
         _check_choice("hint", self._wanted["hint"], HINTS)
         if self._wanted["precision"] is not None:
             _check_choice("precision", self._wanted["precision"], PRECISIONS)

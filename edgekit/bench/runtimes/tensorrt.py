@@ -9,7 +9,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from edgekit.bench.runtimes.base import Array, Availability, Feeds, IoSpec, check_feeds
+from edgekit.bench.runtimes.base import (
+    Array,
+    Availability,
+    Feeds,
+    IoSpec,
+    check_feeds,
+    with_defaults,
+)
 from edgekit.bench.runtimes.binding import Binding
 from edgekit.bench.runtimes.cuda import Cuda, device_name
 from edgekit.errors import UnavailableError, UsageError
@@ -35,15 +42,9 @@ class TensorRt:
     def __init__(self, model: Path, options: Mapping[str, Any]) -> None:
         # The threads of a CPU runtime mean nothing here and are not an error: one recipe's options
         # serve several runtimes.
-        wanted = {name: value for name, value in options.items() if name != "threads"}
-        for name in wanted:
-            if name not in DEFAULTS:
-                raise UsageError(
-                    f"{self.MODULE} has no option {name!r} here.",
-                    f"Options: {', '.join(DEFAULTS)}.",
-                )
+        own = {name: value for name, value in options.items() if name != "threads"}
         self._model = model
-        self._wanted = {**DEFAULTS, **wanted}
+        self._wanted = with_defaults(self.MODULE, DEFAULTS, own)
         self._cuda: Cuda | None = None
         self._engine: Any = None
         self._bindings: list[Binding] = []
