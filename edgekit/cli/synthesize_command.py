@@ -49,3 +49,6 @@ def synthesize(
     typer.echo(
         f"{found['path']}: {samples} samples, statistics' distance {before:.3g} to {after:.3g}"
     )
+    classes = found["classes"]
+    if classes is not None and samples < classes:
+        typer.echo(f"Only {samples} of the network's {classes} classes have a sample.")

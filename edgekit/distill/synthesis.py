@@ -42,11 +42,13 @@ class Synthetic:
     Attributes:
         inputs: by the network's input names; the first axis is the sample, float32.
         targets: the class that each was pulled to, int64; None unless the task has classes.
+        classes: how many classes the network tells apart; None unless the task has any.
         distance: of the statistics from the running ones, before and after (`statistics_distance`).
     """
 
     inputs: "dict[str, NDArray[np.float32]]"
     targets: "NDArray[np.int64] | None"
+    classes: int | None
     distance: tuple[float, float]
 
 
@@ -114,6 +116,11 @@ def synthesize(
         )
     axis = program.inputs[0].shape[0]
     size = axis if isinstance(axis, int) else min(batch_size, samples)
+    if axis == 1:
+        raise UsageError(
+            "The network takes one sample at a time, which has no variance to match.",
+            "Capture it with a dynamic batch: `dynamic: {input: [batch, ...]}`.",
+        )
     if size < 2:
         raise UsageError(
             "A single sample has no variance to match.", "Ask for two samples or more."
@@ -137,7 +144,7 @@ def synthesize(
     chosen = [labels for _, labels in parts if labels is not None]
     targets = torch.cat(chosen)[:samples].numpy() if chosen else None
     before, after = (sum(column) / batches for column in zip(*ends, strict=True))
-    return Synthetic(found, targets, (before, after))
+    return Synthetic(found, targets, descent.classes, (before, after))
 
 
 class _Descent:
@@ -152,15 +159,15 @@ class _Descent:
         self._own = len(program.outputs)
         shape = program.outputs[self._judged].shape
         classes = shape[1] if task.kind == "classification" and len(shape) == 2 else None
-        self._classes = classes if isinstance(classes, int) else None
+        self.classes = max(classes, 2) if isinstance(classes, int) else None
         self._statistics = [_statistics(module, node) for node in norms]
         add_outputs(module, [node.all_input_nodes[0].name for node in norms])
 
     def labels(self, size: int, number: int) -> Tensor | None:
         """One class a sample, evenly from all of them, over the batches too."""
-        if self._classes is None:
+        if self.classes is None:
             return None
-        return (torch.arange(size) + number * size) % max(self._classes, 2)
+        return (torch.arange(size) + number * size) % self.classes
 
     def run(self, inputs: list[Tensor], labels: Tensor | None, tell: Any) -> tuple[float, float]:
         """Change the inputs in place; gives the distance before and after."""
@@ -168,7 +175,7 @@ class _Descent:
             tensor.requires_grad_(True)
         optimizer = torch.optim.Adam(inputs, lr=LEARNING_RATE)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self._steps)
-        first = last = float("nan")
+        first = float("nan")
         for step in range(self._steps):
             optimizer.zero_grad()
             outputs = self._module(*inputs)
@@ -179,8 +186,7 @@ class _Descent:
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
-            last = float(distance.detach())
-            first = last if step == 0 else first
+            first = float(distance.detach()) if step == 0 else first
             tell()
         for tensor in inputs:
             tensor.requires_grad_(False)
@@ -189,7 +195,9 @@ class _Descent:
                     "The synthetic inputs became NaN or infinite.",
                     "Look for NaN in the network's weights or batch-norm statistics.",
                 )
-        return first, last
+        with torch.no_grad():
+            last = self._distance(self._module(*inputs)[self._own :])
+        return first, float(last)
 
     def _distance(self, values: Sequence[Tensor]) -> Tensor:
         each = [

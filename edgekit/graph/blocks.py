@@ -107,7 +107,8 @@ def keep_blocks(program: Program, share: float) -> tuple[Program, list[str]]:
             f"`depth: {share:g}` leaves all blocks where they are: the stages have {counts}.",
             "Give a smaller share.",
         )
-    module.graph.eliminate_dead_code()
+    # Random operators count as impure unless told otherwise: a dropout would hold its dead block.
+    module.graph.eliminate_dead_code(lambda node: node.is_impure(impure_random=False))
     module.graph.lint()
     module.recompile()
     _forget(module)

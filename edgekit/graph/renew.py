@@ -1,6 +1,7 @@
 """New weights in the place of trained ones: the same network, as if it had never been trained."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -43,15 +44,19 @@ def _of_layer(module: GraphModule, node: Node, generator: torch.Generator, done:
     """The weights of one layer, unless another layer that shares them came first."""
     kind = str(node.target).removeprefix("aten.").partition(".")[0]
     values = {name: tensor for name, tensor in _tensors(module, node) if id(tensor) not in done}
-    if not values:
-        return
     if any(word in kind for word in _NORMS):
-        for tensor, start in zip(_norm(module, node), (1.0, 0.0, 0.0, 1.0), strict=False):
-            if tensor is not None:
+        parts = ("weight", "bias", "running_mean", "running_var")
+        for tensor, start in zip(_read(module, node, parts), (1.0, 0.0, 0.0, 1.0), strict=True):
+            if isinstance(tensor, Tensor):
                 tensor.fill_(start)
+    elif not values:
+        return
     elif kind == "embedding":
+        (nothing,) = _read(module, node, ("padding_idx",))
         for value in values.values():
             value.copy_(torch.randn(value.shape, generator=generator))
+            if isinstance(nothing, int) and nothing >= 0:
+                value[nothing] = 0  # it gets no gradient, so it would stay noise
     elif kind.startswith(_WEIGHTED):
         bound = _bound(kind, [t for t in values.values() if t.dim() > 1])
         for value in values.values():
@@ -61,12 +66,12 @@ def _of_layer(module: GraphModule, node: Node, generator: torch.Generator, done:
     done.update(map(id, values.values()))
 
 
-def _norm(module: GraphModule, node: Node) -> list[Tensor | None]:
-    """Weight, bias, running mean and variance, as far as the operator has them."""
+def _read(module: GraphModule, node: Node, wanted: tuple[str, ...]) -> list[Any]:
+    """Arguments of an operator by name: tensors, numbers, or None where it has none."""
     names = [argument.name for argument in node.target._schema.arguments]  # type: ignore[union-attr]
     given = dict(zip(names, node.args, strict=False)) | node.kwargs
-    found = (given.get(name) for name in ("weight", "bias", "running_mean", "running_var"))
-    return [_value(module, n) if isinstance(n, Node) else None for n in found]
+    found = (given.get(name) for name in wanted)
+    return [_value(module, n) if isinstance(n, Node) else n for n in found]
 
 
 def _bound(kind: str, matrices: list[Tensor]) -> float:

@@ -44,15 +44,18 @@ def synthesize_data(
         progress: where to show the progress.
 
     Returns:
-        `path`, `samples`, `inputs` (name to shape), `classes` (how many, None without) and the
-        statistics' distance from the running ones, `distance_before` and `distance_after`.
+        `path`, `samples`, `inputs` (name to shape), `target` (what the classes are called in the
+        file) and `classes` (how many the network has), both None without any, and the statistics'
+        distance from the running ones, `distance_before` and `distance_after`.
 
     Raises:
         UsageError: the network cannot be read, has no batch norm, or takes integers.
     """
     import numpy as np
 
+    from edgekit.data.sources import TARGET_NAMES
     from edgekit.distill.synthesis import synthesize
+    from edgekit.graph.onnx_names import unique
     from edgekit.graph.store import load
 
     if out.suffix != ".npz":
@@ -76,8 +79,11 @@ def synthesize_data(
             threads=threads or cpu_threads(),
         )
     arrays: dict[str, Any] = dict(found.inputs)
+    target = None
     if found.targets is not None:
-        arrays["label"] = found.targets
+        # The first of the names that a reader takes for the targets, unless an input has it.
+        target = unique(TARGET_NAMES[0], set(arrays))
+        arrays[target] = found.targets
     with guarded("Saving the samples"):
         buffer = io.BytesIO()
         np.savez(buffer, **arrays)
@@ -86,7 +92,8 @@ def synthesize_data(
         "path": str(out),
         "samples": samples,
         "inputs": {name: list(array.shape) for name, array in found.inputs.items()},
-        "classes": None if found.targets is None else int(found.targets.max()) + 1,
+        "target": target,
+        "classes": found.classes,
         "distance_before": found.distance[0],
         "distance_after": found.distance[1],
     }

@@ -79,7 +79,8 @@ class TrainConfig(BaseModel):
 
     @model_validator(mode="after")
     def _shards_are_plain(self) -> Self:
-        if self.parallel == "sharded" and (self.freeze or self.precision != "float32"):
-            key = "freeze" if self.freeze else "precision"
-            raise ValueError(f"`parallel: sharded` does not go with `{key}`; leave one of them out")
+        if self.parallel == "sharded" and self.precision != "float32":
+            raise ValueError(
+                "`parallel: sharded` does not go with `precision`; leave one of them out"
+            )
         return self

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor, distributed, nn
 
-from edgekit.errors import PassError, UnavailableError
+from edgekit.errors import PassError, UnavailableError, UsageError
 from edgekit.extras import command
 from edgekit.train.layout import plain_layout
 
@@ -210,6 +210,12 @@ class Sharded(Together):
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
 
+        scalars = [name for name, value in network.named_parameters() if value.dim() == 0]
+        if scalars:
+            raise UsageError(
+                f"The weight {scalars[0]} is a single number, which cannot be cut among processes.",
+                "Use `parallel: replicated`, or make it a vector of one number.",
+            )
         plain_layout(network)  # it cuts weights that are contiguous only
         fully_shard(network, mesh=init_device_mesh(self.device.type, (self.world,)))
 

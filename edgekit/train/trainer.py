@@ -22,7 +22,7 @@ from edgekit.train.network import Trainee, WithLoss
 from edgekit.train.optimize import Average, Penalty, learning_rate, make_optimizer
 from edgekit.train.place import Place, losing, place
 from edgekit.train.reproducible import reproducible, seed_batch
-from edgekit.train.sharded import cut_like, full
+from edgekit.train.sharded import cut_like, full, put
 from edgekit.train.shrinkage import Shrinkage
 from edgekit.train.teacher import Answers, Teacher
 
@@ -212,7 +212,8 @@ class _Run:
             return 0
         self.trainee.restore(state["weights"])
         if self._beside is not None:
-            self._beside.load_state_dict(state["beside"])
+            for name, value in self._beside.state_dict().items():
+                put(value, state["beside"][name])
         self._optimizer.load_state_dict(cut_like(self._optimizer, state["optimizer"]))
         if self._average is not None:
             self._average.restore(state["average"])

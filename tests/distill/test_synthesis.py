@@ -72,6 +72,41 @@ def test_noise_takes_on_the_statistics_and_the_classes(trained) -> None:
     assert (said == found.targets).mean() > 0.9
 
 
+def test_the_distance_after_is_that_of_what_was_made(trained) -> None:
+    found = synthesize(trained, 32, Task(), steps=1)
+    state = {name: t.detach() for name, t in trained.exported.state_dict.items()}
+    seen = torch.from_numpy(found.inputs["x"]) @ state["first.weight"].T + state["first.bias"]
+    mean, variance = state["norm.running_mean"], state["norm.running_var"]
+    assert found.distance[1] == pytest.approx(
+        float(statistics_distance(seen, mean, variance, 1e-5)), rel=1e-4
+    )
+    assert found.distance[1] < found.distance[0]
+
+
+class Named(nn.Module):
+    """An input is called as targets are."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, target):
+        return self.net(target)
+
+
+def test_an_input_keeps_its_name_and_all_classes_count(program, mlp, tmp_path) -> None:
+    from edgekit.graph.store import save
+
+    network = program(Named(mlp(outputs=40)), example={"target": torch.randn(4, 2)})
+    save(network, tmp_path / "net.pt2")
+    out = tmp_path / "made.npz"
+    said = synthesize_data(tmp_path / "net.pt2", out, samples=16, steps=2, batch_size=8)
+    assert (said["target"], said["classes"]) == ("target_2", 40)
+    with np.load(out) as made:
+        assert made["target"].shape == (16, 2)
+        assert made["target_2"].tolist() == list(range(16))
+
+
 def test_the_seed_decides(trained) -> None:
     made = [synthesize(trained, 8, Task(), steps=3, seed=seed).inputs["x"] for seed in (1, 1, 2)]
     np.testing.assert_array_equal(made[0], made[1])
@@ -88,6 +123,7 @@ def test_a_student_learns_from_them_as_from_any_data(
     out.parent.mkdir()
     said = synthesize_data(tmp_path / "teacher.pt2", out, samples=96, steps=60, batch_size=48)
     assert said["classes"] == 2
+    assert said["target"] == "target"
     assert list(out.parent.iterdir()) == [out]
     split = {"evaluation": 0, "calibration": 16}
     data = open_data(DataConfig(npz=str(out), split=split), tmp_path)
@@ -131,6 +167,9 @@ def test_a_network_that_says_nothing_of_its_data_is_refused(program, trained, ml
         synthesize(program(Tokens(), example={"x": ids}), 8, Task())
     with pytest.raises(UsageError, match="single sample"):
         synthesize(trained, 1, Task())
+    with pytest.raises(UsageError, match="one sample at a time") as caught:
+        synthesize(program(mlp(), 2, batch=1), 64, Task())
+    assert "dynamic" in caught.value.hint
     broken = mlp()
     broken.norm.running_mean.fill_(float("nan"))
     with pytest.raises(PassError, match="NaN"):

@@ -114,6 +114,11 @@ def test_a_transformer_loses_whole_layers_and_keeps_its_mask() -> None:
         for i in (0, 2):
             y = module.encoder.layers[i](y, src_key_padding_mask=mask)
         torch.testing.assert_close(small.module()(ids, mask)[0], y, rtol=1e-5, atol=1e-6)
+    # Each layer has dropout, which must not keep the block that is left out.
+    assert not [name for name in small.exported.state_dict if name.startswith(gone[0])]
+    kept = Words(2)
+    wanted, found = cost(program_of(kept, ids=ids, mask=mask)), cost(small)
+    assert (found.macs, found.parameters) == (wanted.macs, wanted.parameters)
 
 
 @pytest.mark.parametrize(

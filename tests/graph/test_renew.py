@@ -13,15 +13,16 @@ from edgekit.graph.renew import renew
 class Mixed(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(50, 16)
+        self.embedding = nn.Embedding(50, 16, padding_idx=3)
         self.position = nn.Parameter(torch.randn(1, 7, 16) * 0.1 + 3)
         self.gru = nn.GRU(16, 25, batch_first=True)
         self.norm = nn.BatchNorm1d(25)
+        self.plain = nn.BatchNorm1d(25, affine=False)
         self.head = nn.Linear(25, 40)
 
     def forward(self, ids):
         y = self.gru(self.embedding(ids) + self.position)[0].mean(1)
-        return self.head(self.norm(y))
+        return self.head(self.plain(self.norm(y)))
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +47,9 @@ def test_each_layer_begins_as_torch_begins_it(drawn) -> None:
     assert state["embedding.weight"].std() == pytest.approx(1, rel=0.1)
     for name, value in (("weight", 1), ("bias", 0), ("running_mean", 0), ("running_var", 1)):
         assert bool((state[f"norm.{name}"] == value).all())
+        if name.startswith("running"):
+            assert bool((state[f"plain.{name}"] == value).all())
+    assert bool((state["embedding.weight"][3] == 0).all())
 
 
 def test_a_weight_of_no_known_layer_keeps_its_mean_and_spread(drawn) -> None:

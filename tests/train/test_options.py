@@ -13,6 +13,7 @@ from edgekit.train.batches import Batches, Minibatch
 from edgekit.train.config import TrainConfig
 from edgekit.train.losses import task_loss
 from edgekit.train.optimize import learning_rate
+from edgekit.train.place import Sharded
 from edgekit.train.trainer import train
 
 CLASSES = Task(kind="classification")
@@ -268,9 +269,15 @@ def test_without_accelerate_the_plain_path_trains_and_the_rest_says_what_to_inst
     assert 'pip install "edgekit[train]"' in e.value.hint
 
 
+def test_a_single_number_cannot_be_cut() -> None:
+    network = torch.nn.Linear(2, 2)
+    network.scale = torch.nn.Parameter(torch.tensor(1.0))
+    with pytest.raises(UsageError, match="weight scale is a single number") as e:
+        Sharded.shard(object.__new__(Sharded), network)
+    assert "replicated" in e.value.hint
+
+
 def test_cut_weights_go_with_what_they_can(two_moons, program, mlp) -> None:
-    with pytest.raises(ValidationError, match="`parallel: sharded` does not go with `freeze`"):
-        TrainConfig(parallel="sharded", freeze={"first": None})
     with pytest.raises(ValidationError, match="`parallel: sharded` does not go with `precision`"):
         TrainConfig(parallel="sharded", precision="bfloat16")
     net = program(mlp(), 2)
