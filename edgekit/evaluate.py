@@ -202,10 +202,15 @@ def targets_of(
 
     A reconstruction is held against targets of its own shape (denoising), and else against the
     first input.
+
+    Raises:
+        UsageError: the data names other classes than the network tells apart.
     """
     if task.kind == "none":
         return None
     targets = None if data.targets is None else data.targets[data.splits[split]]
+    if task.kind == "classification":
+        _check_classes(data, outputs.get(task.output or next(iter(outputs))))
     if task.kind != "reconstruction":
         return targets
     shape = outputs[task.output or next(iter(outputs))].shape
@@ -213,6 +218,20 @@ def targets_of(
         return targets
     inputs = [next(iter(b.inputs.values())) for b in data.batches(split, 256)]
     return np.concatenate(inputs)
+
+
+def _check_classes(data: "Dataset", judged: NDArray[Any] | None) -> None:
+    """Names were numbered in sorted order, so one that is missing would shift all behind it."""
+    if data.classes is None or judged is None or judged.ndim != 2:
+        return
+    told, have = max(judged.shape[1], 2), len(data.classes)
+    if have != told:
+        shown = ", ".join(data.classes[:8]) + (", ..." if have > 8 else "")
+        raise UsageError(
+            f"The data has {have} classes ({shown}), and the network tells {told} apart: which"
+            " label belongs to which output is not known.",
+            "Name all of the network's classes, in its outputs' order, in `data: classes:`.",
+        )
 
 
 def answer_of(

@@ -50,6 +50,28 @@ def test_texts_become_classes(tmp_path: Path) -> None:
     assert data.targets.tolist() == [1, 0, 1, 2]
 
 
+def test_named_classes_keep_their_places_where_one_is_missing(tmp_path: Path) -> None:
+    write_npz(tmp_path, n=4, y=np.array(["eel", "cat", "eel", "cat"]))
+    all_of_them = ["dog", "eel", "cat"]
+    data = opened(tmp_path, npz="d.npz", classes=all_of_them, split={"calibration": 0})
+    assert data.classes == tuple(all_of_them)
+    assert data.targets.tolist() == [1, 2, 1, 2]  # type: ignore[union-attr]
+    with pytest.raises(UsageError, match=r"'eel', which is not among .data: classes") as e:
+        opened(tmp_path, npz="d.npz", classes=["cat", "ell"])
+    assert "Did you mean 'ell'?" in e.value.hint
+    with pytest.raises(ValidationError, match="names one twice"):
+        DataConfig(npz="d.npz", classes=("cat", "cat"))
+    write_npz(tmp_path, n=4, y=np.array([2, 0, 1, 0]))
+    data = opened(tmp_path, npz="d.npz", classes=all_of_them, split={"calibration": 0})
+    assert data.targets.tolist() == [2, 0, 1, 0]  # type: ignore[union-attr]
+    write_npz(tmp_path, n=4, y=np.array([0.5, 0.1, 1, 0]))
+    with pytest.raises(UsageError, match="targets are fractions"):
+        opened(tmp_path, npz="d.npz", classes=all_of_them)
+    (tmp_path / "d.csv").write_text("a,y\n1,7\n2,3\n")
+    data = opened(tmp_path, csv="d.csv", classes=["3", "5", "7"], split={"calibration": 0})
+    assert data.targets.tolist() == [2, 0]  # type: ignore[union-attr]
+
+
 def test_csv_joins_columns_and_reads_ids(tmp_path: Path) -> None:
     (tmp_path / "d.csv").write_text("id,a,b,c,fault\nk1,1,2,3,no\nk2,4,5,6,yes\n\nk3,7,8,9,no\n")
     inputs = {"two": ["c", "a"], "one": "b"}
@@ -131,6 +153,13 @@ def test_folder_resizes_and_greys(photographs: Path, tmp_path: Path) -> None:
     assert sorted(data.targets.tolist()) == [0, 0, 1, 1]  # type: ignore[union-attr]
 
 
+def test_images_without_class_folders_have_no_labels(photographs: Path, tmp_path: Path) -> None:
+    data = opened(tmp_path, folder="photographs/owl/deep", split={"evaluation": 0})
+    assert (data.targets, data.classes, data.ids) == (None, None, ["3.png"])
+    batch = next(data.batches("train", 1))
+    assert batch.inputs["image"].shape == (1, 3, 6, 8)
+
+
 def test_folder_refuses(photographs: Path, tmp_path: Path, monkeypatch: Any) -> None:
     image = pytest.importorskip("PIL.Image")
     image.new("RGB", (5, 5)).save(photographs / "bee" / "other.png")
@@ -140,7 +169,7 @@ def test_folder_refuses(photographs: Path, tmp_path: Path, monkeypatch: Any) -> 
     (photographs / "empty").mkdir()
     with pytest.raises(UsageError, match="empty is empty"):
         opened(tmp_path, folder="photographs")
-    with pytest.raises(UsageError, match="holds no folders"):
+    with pytest.raises(UsageError, match=r"holds no images .* and no folders"):
         opened(tmp_path, folder="photographs/empty")
     monkeypatch.setitem(sys.modules, "PIL", None)
     with pytest.raises(UnavailableError, match="Pillow"):
@@ -185,6 +214,9 @@ def test_for_model_renames_casts_and_refuses(tmp_path: Path) -> None:
     for bad in (spec("int64", "batch", 4), spec("int64", "batch"), spec("bool", "batch", 3)):
         with pytest.raises(UsageError, match="The network takes ids"):
             data.for_model((bad,))
+    with pytest.raises(UsageError, match="The network takes ids") as e:
+        data.for_model((spec("int64", 3),))  # one state, not one for each sample
+    assert "no axis of samples" in e.value.hint
     with pytest.raises(UsageError, match="has no 'mask'"):
         data.for_model((spec("int64", "batch", 3, name="tokens"), spec("int64", 1, name="mask")))
 
@@ -327,10 +359,11 @@ def test_huge_finite_values_are_let_through(tmp_path: Path) -> None:
         ({"npz": "twice.npz"}, "'same' stands twice"),
         ({"csv": "absent.csv"}, "does not exist"),
         ({"csv": "d.csv", "inputs": {"x": "temprature"}}, "Did you mean 'temperature'"),
-        ({"csv": "d.csv", "inputs": {"x": "note"}}, "'note' is not numeric"),
+        ({"csv": "d.csv", "inputs": {"x": "note"}}, "'note' is not numeric: row 1 holds 'warm'"),
         ({"csv": "d.csv", "inputs": {"x": "gap"}}, "NaN"),
         ({"csv": "d.csv", "inputs": {"x": "temperature"}, "target": "gap"}, "row 2 is blank"),
         ({"csv": "short.csv"}, "line 3 has 1 fields"),
+        ({"csv": "semicolons.csv"}, "line 2 has 2 fields; the header has 1"),
         ({"csv": "header.csv"}, "equal names"),
         ({"csv": "only.csv"}, "empty"),
         ({"csv": "infinite.csv"}, "'targets' hold NaN or infinity"),
@@ -348,6 +381,7 @@ def test_bad_data_is_refused(tmp_path: Path, fields: dict[str, Any], says: str) 
     np.savez(tmp_path / "empty.npz", x=np.zeros((0, 1)))
     np.savez(tmp_path / "twice.npz", x=np.zeros((2, 1)), ids=np.array(["same", "same"]))
     (tmp_path / "d.csv").write_text("temperature,note,gap\n1,warm,2\n3,cold,\n")
+    (tmp_path / "semicolons.csv").write_text("a;b\n1,5;2\n")
     (tmp_path / "short.csv").write_text("a,b\n1,2\n3\n")
     (tmp_path / "header.csv").write_text("a,a\n1,2\n")
     (tmp_path / "only.csv").write_text("a,b\n")
@@ -355,6 +389,10 @@ def test_bad_data_is_refused(tmp_path: Path, fields: dict[str, Any], says: str) 
     with pytest.raises(UsageError) as caught:
         opened(tmp_path, **fields)
     assert says in str(caught.value)
+    hints = {"semicolons.csv": "separated by ';'", "d.csv": ""}
+    assert hints.get(str(fields.get("csv")), "") in caught.value.hint
+    if fields.get("inputs") == {"x": "note"}:
+        assert "target: note" in caught.value.hint
     assert caught.value.hint
 
 

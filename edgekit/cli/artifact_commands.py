@@ -10,14 +10,18 @@ from edgekit.errors import UsageError
 
 
 def inspect(
-    model: common.Model, *, imports: common.Imports = None, json: common.Json = False
+    model: common.Model,
+    *,
+    dim: common.Dim = None,
+    imports: common.Imports = None,
+    json: common.Json = False,
 ) -> None:
     """Say what a model is: inputs, outputs, size, costs, operators, layers, what is coupled."""
     from edgekit.cli import show
     from edgekit.pipeline import inspect as inspect_model
 
     with common.progress():
-        found = inspect_model(model, imports=imports or ())
+        found = inspect_model(model, dims=common.sizes(dim), imports=imports or ())
     common.print_json(found) if json else show.inspection(found)
 
 
@@ -35,6 +39,7 @@ def verify(
     ] = None,
     data: common.Data = None,
     samples: Annotated[int, typer.Option(min=1, help="Random samples, without --data.")] = 32,
+    dim: common.Dim = None,
     seed: common.Seed = 0,
     imports: common.Imports = None,
     device: Annotated[
@@ -56,7 +61,7 @@ def verify(
             "There is nothing to compare with.", "Give a second model, or --device NAME."
         )
     with common.progress() as progress:
-        parity = compare_models(
+        parity, on = compare_models(
             a,
             b or a,
             data=common.data_config(data),
@@ -64,10 +69,11 @@ def verify(
             seed=seed,
             imports=imports or (),
             device=device,
+            dims=common.sizes(dim),
             progress=progress,
         )
     plain = {name: p.model_dump() for name, p in parity.items()}
-    common.print_json(plain) if json else show.parity(plain)
+    common.print_json(plain) if json else show.parity(plain, on)
     no_limit = atol is None and min_sqnr_db is None and min_agreement is None
     check(
         parity,

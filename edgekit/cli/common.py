@@ -48,6 +48,10 @@ Imports = Annotated[
     list[str] | None,
     typer.Option("--import", help="A module with custom operators (runs it); may be repeated."),
 ]
+Dim = Annotated[
+    list[str] | None,
+    typer.Option("--dim", metavar="NAME=SIZE", help="Size of a dynamic dimension, not the batch."),
+]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Any other field of the pass, as YAML."),

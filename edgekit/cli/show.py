@@ -152,7 +152,7 @@ def inspection(found: dict[str, Any]) -> None:
                 f"{kind:10} {spec['name']}: {spec['dtype']}[{shape}]", markup=False, highlight=False
             )
     console.print(f"{'size':10} {size(found['size_bytes'])}")
-    console.print(f"{'MACs':10} {count(found['macs'])} for one sample")
+    console.print(Text(f"{'MACs':10} {_macs(found)}"), soft_wrap=True)
     console.print(f"{'weights':10} {count(found['parameters'])}")
     if "activation_bytes" in found:
         console.print(f"{'memory':10} {size(found['activation_bytes'])} of activations at once")
@@ -178,20 +178,31 @@ def inspection(found: dict[str, Any]) -> None:
         console.print(Text(line, style="dim"))
 
 
-def parity(found: dict[str, dict[str, Any]]) -> None:
-    """How far two models are apart."""
+def _macs(found: dict[str, Any]) -> str:
+    """The MACs, and what they are counted at."""
+    if found["macs"] is None:
+        return "unavailable"
+    least = "at least " if found["uncounted"] else ""
+    sizes = ", ".join(f"{name} = {n}" for name, n in found["sizes"].items())
+    return f"{least}{count(found['macs'])} for one sample" + (f" at {sizes}" if sizes else "")
+
+
+def parity(found: dict[str, dict[str, Any]], on: str) -> None:
+    """How far two models are apart, and on what."""
     table = _table("output", "max abs", "max rel", "SQNR dB", "cosine", "agreement")
     for name, p in found.items():
         values = (p["max_abs"], p["max_rel"], p["sqnr_db"], p["cosine"], p["agreement"])
         table.add_row(Text(name), *("–" if v is None else f"{v:.6g}" for v in values))
     out_console().print(table)
+    out_console().print(Text(f"Compared on {on}."), soft_wrap=True)
 
 
 def evaluation(found: Any) -> None:
     """A metric with its interval."""
     console = out_console()
     console.print(
-        f"{found.metric} {found.value:.4f} [{found.low:.4f}, {found.high:.4f}] on {found.n} samples"
+        f"{found.metric} {found.value:.4f} [{found.low:.4f}, {found.high:.4f}] on {found.n} of"
+        f" {found.of} samples, the {found.split} split"
     )
     if found.per_class:
         table = _table("class", found.metric)

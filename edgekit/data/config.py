@@ -72,7 +72,7 @@ class DataConfig(BaseModel):
 
     Attributes:
         npz: a NumPy archive.
-        folder: a folder with one folder of images for each class.
+        folder: a folder with one folder of images for each class, or of images without labels.
         csv: a table with a header.
         python: `module:factory` or `file.py:factory`, which gives `inputs`, `(inputs, targets)` or
             `(inputs, targets, ids)`; this runs the user's own code.
@@ -80,6 +80,9 @@ class DataConfig(BaseModel):
             several); a class folder is one input. Without it every array is an input, all columns
             are one input called `input`, and the images of a folder are called `image`.
         target: array or column that holds the targets; `target` (or `y`, `label`) unless given.
+        classes: names of all of the network's classes, in the order of its outputs: what class
+            folders and targets that are texts are called. Without it they are numbered in sorted
+            order, so all of them must be there.
         preprocess: what is done to the inputs.
         split: which samples are used for what.
         limit: use only this many samples, drawn evenly from the classes.
@@ -93,6 +96,7 @@ class DataConfig(BaseModel):
     python: str | None = None
     inputs: dict[str, str | tuple[str, ...]] | None = None
     target: str | None = None
+    classes: Annotated[tuple[str, ...], Field(min_length=2)] | None = None
     preprocess: Preprocess = Preprocess()
     split: Split = Split()
     limit: int | None = Field(default=None, ge=1)
@@ -105,6 +109,8 @@ class DataConfig(BaseModel):
             raise ValueError(f"give exactly one of `npz`, `folder`, `csv` and `python`, not {what}")
         if self.target is not None and (self.folder or self.python):
             raise ValueError(f"`{given[0]}` brings its targets itself; leave `target` out")
+        if self.classes is not None and len(set(self.classes)) < len(self.classes):
+            raise ValueError("`classes` names one twice")
         if self.limit is not None and self.split.files:
             raise ValueError("`limit` and `split: files:` contradict each other")
         return self

@@ -220,10 +220,13 @@ def _check_fit(wanted: TensorSpec, have: TensorSpec) -> None:
     sizes = zip(wanted.shape[1:], have.shape[1:], strict=False)
     same = len(wanted.shape) == len(have.shape)
     if kinds[1] > kinds[0] or not same or any(isinstance(a, int) and a != b for a, b in sizes):
-        raise UsageError(
-            f"The network takes {wanted}, and the data gives {have}.",
-            "Store the samples so, or prepare them with `data: preprocess:`.",
-        )
+        hint = "Store the samples so, or prepare them with `data: preprocess:`."
+        if not wanted.shape or have.shape[1:] == wanted.shape:
+            hint = (
+                "This input has no axis of samples (a state, a sampling rate): make it a constant"
+                " of the network."
+            )
+        raise UsageError(f"The network takes {wanted}, and the data gives {have}.", hint)
 
 
 def _check(samples: Samples) -> None:

@@ -75,44 +75,47 @@ class ImageFiles:
         return total.digest()
 
 
-def find_images(
-    root: Path, how: Preprocess
-) -> tuple[ImageFiles, NDArray[np.int64], list[str], tuple[str, ...]]:
-    """Find the images of a tree of class folders.
+def find_images(root: Path, how: Preprocess) -> tuple[ImageFiles, list[str], list[str] | None]:
+    """Find the images of a tree of class folders, or of one folder without classes.
 
     Args:
-        root: holds one folder for each class; images may lie deeper in it.
+        root: holds one folder for each class, in which images may lie deeper; or images.
         how: channels, size and layout.
 
     Returns:
-        The images, the class of each, their ids (`class/name.png`) and the classes, sorted.
+        The images in sorted order, their ids (`class/name.png`) and the class of each, None where
+        there are no class folders.
 
     Raises:
-        UsageError: there is no such folder, no class, or a class without images.
+        UsageError: there is no such folder, no image, or a class without images.
         UnavailableError: Pillow is not installed.
     """
     _pillow()
     if not root.is_dir():
         raise UsageError(f"The data folder {root} does not exist.", "Check `data: folder:`.")
-    classes = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
-    if not classes:
-        raise UsageError(
-            f"{root} is empty: it holds no folders of images.", "Make one folder for each class."
-        )
-    paths: list[Path] = []
-    labels: list[int] = []
-    for label, folder in enumerate(classes):
+    folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    kinds = ", ".join(sorted(SUFFIXES))
+    if not folders:
+        paths = sorted(p for p in root.iterdir() if p.suffix.lower() in SUFFIXES)
+        if not paths:
+            raise UsageError(
+                f"{root} is empty: it holds no images ({kinds}) and no folders of them.",
+                "Make one folder for each class, or put images without labels into it.",
+            )
+        return ImageFiles(tuple(paths), how), [path.name for path in paths], None
+    paths = []
+    labels: list[str] = []
+    for folder in folders:
         found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
         if not found:
             raise UsageError(
-                f"The class folder {folder} is empty: it holds no {', '.join(sorted(SUFFIXES))}.",
+                f"The class folder {folder} is empty: it holds no {kinds}.",
                 "Fill it or remove it.",
             )
         paths += found
-        labels += [label] * len(found)
+        labels += [folder.name] * len(found)
     ids = [path.relative_to(root).as_posix() for path in paths]
-    names = tuple(folder.name for folder in classes)
-    return ImageFiles(tuple(paths), how), np.array(labels, dtype=np.int64), ids, names
+    return ImageFiles(tuple(paths), how), ids, labels
 
 
 def _decode(path: Path, how: Preprocess) -> Array:

@@ -84,7 +84,7 @@ def _npz(config: DataConfig, path: Path) -> Samples:
     target = _target_name(config, arrays)
     targets = arrays.pop(target) if target else None
     inputs = _mapped(config, arrays, str(path))
-    targets, classes = class_numbers(targets)
+    targets, classes = class_numbers(targets, config.classes)
     count = len(next(iter(inputs.values()), []))
     names = _row_ids(count) if ids is None else [str(i) for i in ids]
     return Samples(inputs, targets, names, classes)
@@ -106,24 +106,44 @@ def _mapped(config: DataConfig, arrays: Mapping[str, Array], where: str) -> dict
     return found
 
 
-def class_numbers(targets: Array | None) -> tuple[Array | None, tuple[str, ...] | None]:
-    """Targets as int64 (classes) or float32; texts are numbered in sorted order.
+def class_numbers(
+    targets: Array | None, classes: tuple[str, ...] | None = None
+) -> tuple[Array | None, tuple[str, ...] | None]:
+    """Targets as int64 (classes) or float32.
+
+    Args:
+        targets: numbers or texts.
+        classes: names of all classes; texts are numbered by them, and in sorted order without.
 
     Returns:
-        The targets in the shape that they came in, and the names of texts.
+        The targets in the shape that they came in, and the names of the classes where they have.
 
     Raises:
-        UsageError: they are no numbers and no texts.
+        UsageError: they are no numbers and no texts, or not of the classes.
     """
     if targets is None:
         return None, None
     kind = targets.dtype.kind
     if kind in "US":
         names, numbers = np.unique(targets.astype(str), return_inverse=True)
-        return numbers.reshape(targets.shape).astype(np.int64), tuple(map(str, names))
+        if classes is not None:
+            places = {name: place for place, name in enumerate(classes)}
+            for name in map(str, names):
+                if name not in places:
+                    raise UsageError(
+                        f"The data has a class {name!r}, which is not among `data: classes:`.",
+                        _nearest(name, classes),
+                    )
+            numbers = np.array([places[str(name)] for name in names])[numbers]
+        named = tuple(map(str, names)) if classes is None else classes
+        return numbers.reshape(targets.shape).astype(np.int64), named
     if kind not in "biuf":
         raise UsageError(f"The targets hold {targets.dtype}, not numbers.", "Encode them.")
-    return targets.astype(np.float32 if kind == "f" else np.int64), None
+    if classes is not None and kind == "f":
+        raise UsageError(
+            "`data: classes:` names classes, and the targets are fractions.", "Leave it out."
+        )
+    return targets.astype(np.float32 if kind == "f" else np.int64), classes
 
 
 def _target_name(config: DataConfig, names: Iterable[str]) -> str | None:
@@ -138,7 +158,8 @@ def _target_name(config: DataConfig, names: Iterable[str]) -> str | None:
 
 
 def _folder(config: DataConfig, root: Path) -> Samples:
-    files, targets, ids, classes = find_images(root, config.preprocess)
+    files, ids, labels = find_images(root, config.preprocess)
+    targets, classes = class_numbers(None if labels is None else np.array(labels), config.classes)
     names = list(config.inputs or {"image": "image"})
     if len(names) != 1:
         raise RecipeError(
@@ -164,7 +185,7 @@ def _csv(config: DataConfig, path: Path) -> Samples:
     texts = columns.pop(target) if target else None
     wanted = config.inputs or {"input": tuple(columns)}
     inputs = {name: _columns(path, columns, source) for name, source in wanted.items()}
-    targets, classes = _csv_targets(path, texts) if texts is not None else (None, None)
+    targets, classes = _csv_targets(path, texts, config) if texts is not None else (None, None)
     return Samples(inputs, targets, ids or _row_ids(count), classes)
 
 
@@ -177,9 +198,13 @@ def _table(path: Path, lines: Sequence[tuple[int, list[str]]]) -> dict[str, list
         raise UsageError(f"{path} has a header with empty or equal names.", "Name each column.")
     for number, row in lines[1:]:
         if len(row) != len(header):
+            separator = next((c for c in ";\t|" if c in lines[0][1][0]), None)
             raise UsageError(
                 f"{path}, line {number} has {len(row)} fields; the header has {len(header)}.",
-                "Mend it.",
+                "Mend the line."
+                if separator is None or len(header) > 1
+                else f"Fields seem to be separated by {separator!r}: write commas between them, and"
+                " points in numbers.",
             )
     return {name: [row[i].strip() for _, row in lines[1:]] for i, name in enumerate(header)}
 
@@ -190,17 +215,25 @@ def _columns(path: Path, columns: Mapping[str, list[str]], wanted: str | Sequenc
     for name in names:
         if name not in columns:
             raise UsageError(f"{path} has no column {name!r}.", _nearest(name, columns))
-        try:
-            table.append([float(text) if text.strip() else np.nan for text in columns[name]])
-        except ValueError as e:
-            raise UsageError(
-                f"{path}, column {name!r} is not numeric: {e}",
-                "Encode it first, or leave it out with `data: inputs:`.",
-            ) from e
+        table.append([_number(path, name, row, text) for row, text in enumerate(columns[name])])
     return np.array(table, dtype=np.float32).T.copy()
 
 
-def _csv_targets(path: Path, texts: list[str]) -> tuple[Array | None, tuple[str, ...] | None]:
+def _number(path: Path, column: str, row: int, text: str) -> float:
+    try:
+        return float(text) if text.strip() else float("nan")
+    except ValueError as e:
+        raise UsageError(
+            f"{path}, column {column!r} is not numeric: row {row + 1} holds {text!r}.",
+            f"If it is what is to be predicted, name it: `data: {{csv: {path.name}, target:"
+            f" {column}}}` in a recipe or a YAML file for --data, which may be text; otherwise"
+            " encode it, or leave it out with `data: inputs:`.",
+        ) from e
+
+
+def _csv_targets(
+    path: Path, texts: list[str], config: DataConfig
+) -> tuple[Array | None, tuple[str, ...] | None]:
     if "" in texts:
         raise UsageError(
             f"{path}: the target of row {texts.index('') + 1} is blank.", "Fill or remove the row."
@@ -208,9 +241,11 @@ def _csv_targets(path: Path, texts: list[str]) -> tuple[Array | None, tuple[str,
     try:
         values = np.array([float(t) for t in texts])
     except ValueError:
-        return class_numbers(np.array(texts))
+        return class_numbers(np.array(texts), config.classes)
+    if config.classes is not None and set(texts) <= set(config.classes):
+        return class_numbers(np.array(texts), config.classes)  # they are called by numbers
     whole = np.isfinite(values).all() and (values == np.round(values)).all()
-    return values.astype(np.int64 if whole else np.float32), None
+    return class_numbers(values.astype(np.int64 if whole else np.float32), config.classes)
 
 
 def _python(config: DataConfig, base: Path) -> Samples:
@@ -232,7 +267,7 @@ def _python(config: DataConfig, base: Path) -> Samples:
         arrays = dict(zip(config.inputs, arrays.values(), strict=True))  # it has no other name
     else:
         arrays = _mapped(config, arrays, spec)
-    numbers, classes = class_numbers(None if targets is None else _plain(targets))
+    numbers, classes = class_numbers(None if targets is None else _plain(targets), config.classes)
     count = len(next(iter(arrays.values())))
     names = _row_ids(count) if ids is None else [str(i) for i in ids]
     return Samples(arrays, numbers, names, classes)

@@ -107,17 +107,20 @@ def _name(node: Node) -> str:
     return getattr(node.target, "__name__", str(node.target))
 
 
-def onnx_activation_bytes(model: "onnx.ModelProto") -> int | None:
+def onnx_activation_bytes(
+    model: "onnx.ModelProto", dims: Mapping[str, int] | None = None
+) -> int | None:
     """As `activation_bytes`, of an ONNX model; None where a tensor's size cannot be inferred.
 
     What follows from constants alone is a constant, and a quantized tensor takes what its own type
-    does. The first axis of the inputs counts as 1, other dynamic dimensions as one unit.
+    does. The first axis of the inputs counts as 1, and so does any other dynamic dimension whose
+    size is not in `dims`.
     """
     from edgekit.graph.onnx_cost import fix_inputs
     from edgekit.graph.onnx_work import sizes_of, with_shapes
 
     held = {t.name for t in model.graph.initializer}
-    inputs = [v for v in fix_inputs(model, {}).graph.input if v.name not in held]
+    inputs = [v for v in fix_inputs(model, dims or {}).graph.input if v.name not in held]
     shapes = {v.name: tuple(d.dim_value for d in v.type.tensor_type.shape.dim) for v in inputs}
     fixed = with_shapes(model, shapes)
     sizes = sizes_of(fixed)

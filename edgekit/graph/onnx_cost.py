@@ -26,8 +26,9 @@ def onnx_cost(model: "onnx.ModelProto", dims: Mapping[str, int] | None = None) -
             any other dimension that is not given as one unit (`32*h` as 32).
 
     Returns:
-        The cost; `by_layer` is keyed by node name, and nodes whose shapes cannot be inferred are
-        in `uncounted`.
+        The cost; `by_layer` is keyed by node name, and nodes whose shapes cannot be inferred, or
+        that hold graphs of their own, are in `uncounted`. Their parameters count: of a branch, all
+        that the file holds.
     """
     shapes = _Shapes(model, dims or {})
     layers: dict[str, tuple[int, int]] = {}
@@ -42,13 +43,14 @@ def onnx_cost(model: "onnx.ModelProto", dims: Mapping[str, int] | None = None) -
                 macs = rule(node, shapes)
             except (KeyError, IndexError, ValueError):
                 uncounted.append(key)
-        elif any(a.HasField("g") or a.graphs for a in node.attribute):
+        elif _graphs(node):
             uncounted.append(key)
         parameters = 0
         for name in _weights(node, shapes):
             if name not in counted:
                 counted.add(name)
                 parameters += math.prod(shapes.weights[name])
+        parameters += sum(map(_nested_parameters, _graphs(node)))
         if macs or parameters:
             old = layers.get(key, (0, 0))
             layers[key] = (old[0] + macs, old[1] + parameters)
@@ -256,6 +258,23 @@ def _weights(node: "onnx.NodeProto", shapes: _Shapes) -> list[str]:
         if carried or (root in shapes.floating and _is_weight(node, shapes.weights[root])):
             found.append(root)
     return found
+
+
+def _graphs(node: "onnx.NodeProto") -> list["onnx.GraphProto"]:
+    """The graphs inside a node: branches, bodies of loops."""
+    found = [a.g for a in node.attribute if a.HasField("g")]
+    return [*found, *(g for a in node.attribute for g in a.graphs)]
+
+
+def _nested_parameters(graph: "onnx.GraphProto") -> int:
+    """Floating-point constants of a graph inside a node, of more than one number each."""
+    held = list(graph.initializer)
+    for node in graph.node:
+        if node.op_type == "Constant":
+            held += [a.t for a in node.attribute if a.HasField("t")]
+    sizes = [math.prod(t.dims) for t in held if t.data_type in _FLOATS]
+    own: int = sum(size for size in sizes if size > 1)
+    return own + sum(_nested_parameters(g) for node in graph.node for g in _graphs(node))
 
 
 def _is_weight(node: "onnx.NodeProto", shape: Shape) -> bool:

@@ -247,7 +247,8 @@ def _named(exported: ExportedProgram, axes: Mapping[str, Axes]) -> Trace:
             if isinstance(size, int):
                 notes.append(
                     f"Axis {axis} of input {name!r} was asked to be {entry!r}; "
-                    f"the network only captures with {size}."
+                    f"the network only captures with {size}. If it does take others, ask for"
+                    f" multiples, such as '8*{dim}'."
                 )
                 continue
             expression = size.node.expr

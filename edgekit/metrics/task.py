@@ -67,14 +67,18 @@ class Evaluation(Interval):
         metric: its name.
         higher_is_better: which way it is good.
         n: samples.
-        per_class: by class number: the share of its samples that are right (classification), or its
-            intersection over union (segmentation).
+        split: that they are of; None where they are of no data set's split.
+        of: samples of the whole data set, likewise.
+        per_class: by class (its name, or its number where it has none): the share of its samples
+            that are right (classification), or its intersection over union (segmentation).
         method: how the interval was made.
     """
 
     metric: str
     higher_is_better: bool
     n: int
+    split: str | None = None
+    of: int | None = None
     per_class: dict[str, float] | None = None
     method: str
 

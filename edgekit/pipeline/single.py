@@ -17,6 +17,7 @@ from edgekit.entry import import_modules
 from edgekit.errors import RecipeError, UsageError
 from edgekit.evaluate import (
     answer_of,
+    captured_sizes,
     cost_of,
     fixed_batch,
     match_inputs,
@@ -202,53 +203,86 @@ def _foreign(artifact: Artifact) -> Manifest:
     )
 
 
-def inspect(model: Path, *, imports: Sequence[str] = ()) -> dict[str, Any]:
+def inspect(
+    model: Path, *, dims: Mapping[str, int] | None = None, imports: Sequence[str] = ()
+) -> dict[str, Any]:
     """Say what a model is.
 
     Args:
         model: an artifact's folder, a `.pt2` or an `.onnx` file.
+        dims: sizes of an ONNX file's dynamic dimensions by name; 1 where not given.
         imports: modules that register the custom operators of a `.pt2`.
 
     Returns:
-        `format`, `inputs`, `outputs`, `size_bytes`, `macs` and `parameters` for one sample (None
-        for an engine), `layers` as name to MACs and parameters, `uncounted` layers,
-        `operators` as name to number of calls, `content_hash`, and `made_by` with `notes` and
-        `warnings` where edgekit made it; `activation_bytes` (the most that is alive at once, for
+        `format`, `inputs`, `outputs`, `size_bytes`, `macs` for one sample (None where none of its
+        layers can be counted; too few where some are `uncounted`), the `sizes` of dynamic
+        dimensions that they are counted at, `parameters` (None for an engine), `layers` as name to
+        MACs and parameters, `uncounted` layers, `operators` as name to number of calls,
+        `content_hash`, and `made_by` with `notes` and `warnings` where edgekit made it;
+        `activation_bytes` (the most that is alive at once, for
         one sample) unless the sizes of an ONNX model's tensors cannot be inferred. Of a `.pt2`
         also `groups` (coupled layers and their width) and `frozen` (operator to what it keeps from
         being pruned).
     """
     import_modules(imports, Path.cwd())
     artifact = open_artifact(model, imports)
-    cost = cost_of(artifact, imports=imports)
+    sizes = _sizes(artifact, dims or {}, imports)
+    cost = cost_of(artifact, sizes, imports)
     found: dict[str, Any] = {
         "path": str(artifact.path),
         "format": artifact.format,
         "inputs": [s.model_dump() for s in artifact.inputs],
         "outputs": [s.model_dump() for s in artifact.outputs],
         "size_bytes": artifact.size_bytes,
-        "macs": cost.macs if cost else None,
+        "macs": cost.macs if cost and (cost.macs or not cost.uncounted) else None,
+        "sizes": sizes,
         "parameters": cost.parameters if cost else None,
         "layers": cost.by_layer if cost else {},
         "uncounted": list(cost.uncounted) if cost else [],
         "content_hash": artifact.content_hash,
         "made_by": artifact.made_by,
     }
-    found |= _structure(artifact, imports)
+    found |= _structure(artifact, imports, sizes)
     if model.is_dir():
         known = manifest.read(model)
         found |= {"notes": known.notes, "warnings": known.warnings, "versions": known.versions}
     return found
 
 
-def _structure(artifact: Artifact, imports: Sequence[str]) -> dict[str, Any]:
+def _sizes(artifact: Artifact, given: Mapping[str, int], imports: Sequence[str]) -> dict[str, int]:
+    """The sizes of dynamic dimensions, the batch left out, that costs are counted at.
+
+    Raises:
+        UsageError: the model has no such dimension, or its sizes are those of its capture.
+    """
+    if given and artifact.format != "onnx":
+        raise UsageError(
+            "--dim sets sizes of ONNX files; a pt2 is counted as it was captured.",
+            "Leave --dim out.",
+        )
+    entries = [d for s in artifact.inputs for d in s.shape[1:] if isinstance(d, str)]
+    batches = {s.shape[0] for s in artifact.inputs if s.shape}
+    if artifact.format != "onnx":
+        captured = captured_sizes(artifact, imports)
+        return {name: size for name, size in captured.items() if name not in batches}
+    names = dict.fromkeys(d.rpartition("*")[2].strip() for d in entries if d not in batches)
+    for name in given:
+        if name not in names:
+            known = ", ".join(names) or "none beside the batch"
+            raise UsageError(f"The model has no dimension {name!r}.", f"It has {known}.")
+    return {name: given.get(name, 1) for name in names}
+
+
+def _structure(
+    artifact: Artifact, imports: Sequence[str], sizes: Mapping[str, int]
+) -> dict[str, Any]:
     """Operators and, of a graph that can be pruned, memory and coupling."""
     if artifact.format == "onnx":
         from edgekit.graph.activations import onnx_activation_bytes, onnx_operators
         from edgekit.graph.onnx_model import read_onnx
 
         model = read_onnx(artifact.path)
-        memory = onnx_activation_bytes(model)
+        memory = onnx_activation_bytes(model, sizes)
         known = {} if memory is None else {"activation_bytes": memory}
         return {"operators": onnx_operators(model), **known}
     if artifact.format != "pt2":
@@ -285,8 +319,9 @@ def compare_models(
     seed: int = 0,
     imports: Sequence[str] = (),
     device: str | None = None,
+    dims: Mapping[str, int] | None = None,
     progress: Progress | None = None,
-) -> dict[str, OutputParity]:
+) -> tuple[dict[str, OutputParity], str]:
     """Compare two models' outputs on the evaluation split, or on random inputs.
 
     Args:
@@ -297,7 +332,11 @@ def compare_models(
         seed: seeds them.
         imports: modules that register the custom operators of a `.pt2`.
         device: a device of the user's to run the other on; None: this machine.
+        dims: sizes of dynamic dimensions, of random inputs.
         progress: where to show the progress on a device.
+
+    Returns:
+        How far each output is apart, and on what that was seen, in words.
     """
     import_modules(imports, Path.cwd())
     first, second = open_artifact(a, imports), open_artifact(b, imports)
@@ -305,20 +344,25 @@ def compare_models(
     dataset = _open(data)
     with guarded("Comparing the models"):
         if dataset is not None:
-            return compare(
+            parity = compare(
                 predict(first, dataset, "evaluation", imports=imports),
                 predict(second, dataset, "evaluation", imports=imports, runner=there),
             )
+            count = dataset.count("evaluation")
+            return parity, f"{count} of {len(dataset)} samples, the evaluation split"
         # Two models with a fixed batch must have the same one; one of them decides for the other.
         samples = fixed_batch(first) or fixed_batch(second) or samples
         names = match_inputs(second, [s.name for s in first.inputs])
         _same_shapes(first, second, names)
-        feeds = random_inputs(first.inputs, samples, seed)
+        feeds = random_inputs(first.inputs, samples, seed, dims)
         renamed = {n: feeds[src] for n, src in names.items()}
         here = predictor(first, imports=imports)(feeds)
         if there is None:
-            return compare(here, predictor(second, imports=imports)(renamed))
-        return compare(here, next(iter(there([renamed]))))
+            other = predictor(second, imports=imports)(renamed)
+        else:
+            other = next(iter(there([renamed])))
+        shown = "; ".join(f"{n} {list(a.shape)}" for n, a in feeds.items())
+        return compare(here, other), f"random inputs, seed {seed}: {shown}"
 
 
 def _same_shapes(first: Artifact, second: Artifact, names: Mapping[str, str]) -> None:
@@ -344,13 +388,25 @@ def _same_shapes(first: Artifact, second: Artifact, names: Mapping[str, str]) ->
             )
 
 
-def random_inputs(inputs: Sequence[TensorSpec], samples: int, seed: int) -> dict[str, NDArray[Any]]:
-    """Random arrays that fit the inputs: normal for floats, zeros and ones for integers."""
+def random_inputs(
+    inputs: Sequence[TensorSpec],
+    samples: int,
+    seed: int,
+    dims: Mapping[str, int] | None = None,
+) -> dict[str, NDArray[Any]]:
+    """Random arrays that fit the inputs: normal for floats, zeros and ones for integers.
+
+    Args:
+        inputs: what the model takes.
+        samples: the size of dynamic first axes.
+        seed: of the numbers.
+        dims: sizes of other dynamic dimensions; 16 (or twice its factor) where not given.
+    """
     rng = np.random.default_rng(seed)
     feeds: dict[str, NDArray[Any]] = {}
     for spec in inputs:
         shape = [
-            d if isinstance(d, int) else samples if i == 0 else _size(d)
+            d if isinstance(d, int) else samples if i == 0 else _size(d, dims or {})
             for i, d in enumerate(spec.shape)
         ]
         if spec.dtype.startswith("float"):
@@ -360,9 +416,11 @@ def random_inputs(inputs: Sequence[TensorSpec], samples: int, seed: int) -> dict
     return feeds
 
 
-def _size(dim: str) -> int:
-    factor, star, _ = dim.partition("*")
-    return int(factor) * 2 if star and factor.isdigit() else 16
+def _size(dim: str, dims: Mapping[str, int]) -> int:
+    factor, star, name = dim.partition("*")
+    if not star or not factor.strip().isdigit():
+        return dims.get(dim.strip(), 16)
+    return int(factor) * dims.get(name.strip(), 2)
 
 
 def evaluate_model(
@@ -405,7 +463,11 @@ def evaluate_model(
     if targets is None:
         raise UsageError("The data has no targets to judge by.", "Name them in `data:`.")
     ids = [dataset.ids[i] for i in dataset.splits[split]]
-    return evaluate_predictions(task, answer_of(task, dataset, split, outputs), targets, ids)[0]
+    found, _ = evaluate_predictions(task, answer_of(task, dataset, split, outputs), targets, ids)
+    classes, shares = dataset.classes, found.per_class
+    if classes is not None and shares is not None:
+        shares = {classes[int(number)]: share for number, share in shares.items()}
+    return found.model_copy(update={"split": split, "of": len(dataset), "per_class": shares})
 
 
 def examine_machine() -> dict[str, Any]:
