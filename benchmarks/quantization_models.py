@@ -186,15 +186,15 @@ class SpamFilter(nn.Module):
         self.head = nn.Linear(weight.shape[1], 2)
         self.head.load_state_dict({"weight": weight, "bias": bias})
 
-    def embedding(self, ids: Tensor, mask: Tensor) -> Tensor:
+    def embedding(self, token: Tensor, mask: Tensor) -> Tensor:
         """Embed token ids and their mask, both (n, tokens): shape (n, width)."""
-        hidden = self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+        hidden = self.encoder(input_ids=token, attention_mask=mask).last_hidden_state
         weight = mask[:, :, None].to(hidden.dtype)
         return functional.normalize((hidden * weight).sum(1) / weight.sum(1), dim=1)
 
-    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Logits of good and bad."""
-        return self.head(self.embedding(ids, mask))
+    def forward(self, token: Tensor, mask: Tensor) -> Tensor:
+        """Logits of good and bad. The input is not called `ids`, which are the samples' in data."""
+        return self.head(self.embedding(token, mask))
 
 
 def minilm(options: argparse.Namespace) -> Case:
@@ -233,7 +233,7 @@ def minilm(options: argparse.Namespace) -> Case:
     net.head.load_state_dict(
         {"weight": torch.cat([-weight, weight]) / 2, "bias": torch.cat([-bias, bias]) / 2}
     )
-    inputs = {"ids": ids[trained:].numpy(), "mask": mask[trained:].numpy()}
+    inputs = {"token": ids[trained:].numpy(), "mask": mask[trained:].numpy()}
     return labelled(net, inputs, labels[trained:], pool, 100, "e-mails, spam or not")
 
 

@@ -39,7 +39,7 @@ CAPABILITIES = {
 SAMPLES = 8
 
 
-def export(work: Path) -> None:
+def export(work: Path, only: list[str]) -> None:
     import torch
     import torchvision
 
@@ -49,7 +49,7 @@ def export(work: Path) -> None:
     torch.set_num_threads(1)
     for name, size in CLASSIFIERS.items():
         path = work / f"{name}.onnx"
-        if path.exists():
+        if path.exists() or (only and name not in only):
             continue
         torch.manual_seed(0)
         network = torchvision.models.get_model(name, weights=None).eval()
@@ -156,7 +156,7 @@ def main() -> None:
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     if options.export:
-        export(options.work)
+        export(options.work, options.only or [])
         return
     import tensorrt_rtx
     from tensorrt_networks import NETWORKS, export_networks

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from edgekit.bench.engine import library
 from edgekit.errors import UnavailableError, UsageError
 from edgekit.lower import dla, operators
+from edgekit.lower.limits import known_here, limits
 from edgekit.lower.names import layer_of
 from edgekit.lower.opset import opset_of
 
@@ -140,7 +141,7 @@ def preflight(
     }
     known = {**{n.name: layer_of(n) for n in model.graph.node}, **(names or {})}
     evidence, checked_by, findings = _ask(path, model, target, known)
-    findings += _opset_finding(model, target)
+    findings += [*_of_builder(model, target, fixed, known), *_opset_finding(model, target)]
     if evidence == "proxy" and target.tensorrt is not None:
         findings += _too_new(model, target, target.tensorrt, known)
     placements = _place(model, target, dla_core, fixed, known, findings)
@@ -286,6 +287,31 @@ def _ask_onnxruntime(
         layer = layers.get(name, "")
         return evidence, by, [Finding("error", "parser", name, kind, layer, e.message, e.hint)]
     return evidence, by, []
+
+
+def _of_builder(
+    model: "onnx.ModelProto",
+    target: "Target",
+    fixed: Mapping[str, Sequence[int]],
+    layers: Mapping[str, str],
+) -> list[Finding]:
+    """What the parser takes and the builder does not."""
+    if target.build != "tensorrt-rtx":
+        return []
+    sure = known_here()
+    found = limits(model, target.compute_capabilities, tensors(model, fixed)[1])
+    return [
+        Finding(
+            "error" if sure else "warning",
+            "builder",
+            each.node,
+            each.operator,
+            layers.get(each.node, ""),
+            f"TensorRT-RTX 1.7 does not build it: {each.message}",
+            each.mend,
+        )
+        for each in found
+    ]
 
 
 def _opset_finding(model: "onnx.ModelProto", target: "Target") -> list[Finding]:

@@ -12,16 +12,21 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgekit.bench.engine import library
 from edgekit.bench.engine import options as opts
 from edgekit.bench.engine.build import Plan, build
 from edgekit.bench.engine.library import MODULES, Kind, available
 from edgekit.bench.engine.options import BuildOptions
+from edgekit.errors import PassError
+from edgekit.lower.limits import known_here, limits
 from edgekit.lower.profile import Shape, Shapes, profile_shapes
 from edgekit.manifest import write_atomically, write_text_atomically
 from edgekit.progress import Progress, Silent
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 __all__ = ["MODULES", "BuildReport", "Kind", "available", "build_engine", "profile_shapes"]
 
@@ -115,7 +120,10 @@ def build_engine(
     there = None if device is None else devices.get(device)
     if there is None:
         library.load(runtime)
-    inputs, outputs = specs(read_onnx(onnx, data=False))
+    model = read_onnx(onnx, data=False)
+    if runtime == "tensorrt-rtx":
+        _refuse_fatal(model, onnx)
+    inputs, outputs = specs(model)
     plan = Plan(runtime, profile_shapes(inputs, shapes), tuple(compute_capabilities), options)
     shown: Progress = Silent() if progress is None else progress
     where = "" if there is None else f" on {there.name}"
@@ -142,3 +150,13 @@ def build_engine(
     text = json.dumps({"schema_version": SCHEMA_VERSION, **asdict(report)}, indent=2)
     write_text_atomically(engine.with_name(f"{engine.name}.json"), text + "\n")
     return report
+
+
+def _refuse_fatal(model: "ModelProto", path: Path) -> None:
+    """Refuse what would end the process; whatever else does not build, the builder says."""
+    found = next((each for each in limits(model, (), {}) if each.fatal), None)
+    if found is not None and known_here():
+        raise PassError(
+            f"{path.name} does not build with TensorRT-RTX: {found.node}: {found.message}.",
+            found.mend,
+        )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self, get_args
 
 from edgekit.artifact import Artifact, Format
 from edgekit.errors import PassError, RecipeError
+from edgekit.lower.limits import AMPERE
 from edgekit.passes.base import Context, Pass
 from edgekit.passes.capture import onnx_artifact
 from edgekit.passes.export_onnx import ExportOnnx
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from edgekit.lower.check import Arrays
 
 _SHOWN = 8
-_BFLOAT16_SINCE = 8.0  # Ampere; Turing's matrix units have none
 
 
 class CastHalf(HalfConfig, Pass):
@@ -49,7 +49,10 @@ class CastHalf(HalfConfig, Pass):
                     f"{each.name} has no {precision}; it computes in {', '.join(own)}.",
                     f"Give `precision: {own[0]}`.",
                 )
-        return self.model_copy(update={"precision": precision or "float16"})
+        products = self.float32_products and not any(_is_turing(each) for each in targets)
+        return self.model_copy(
+            update={"precision": precision or "float16", "float32_products": products}
+        )
 
     def run(self, artifact: Artifact, context: Context) -> Artifact:
         """Write a half-precision `model.onnx`."""
@@ -83,8 +86,14 @@ class CastHalf(HalfConfig, Pass):
         return onnx_artifact(path, inputs, outputs, made_by=self.kind, parents=(parent,))
 
 
+def _is_turing(target: Target) -> bool:
+    return target.build == "tensorrt-rtx" and any(
+        float(c) < AMPERE for c in target.compute_capabilities
+    )
+
+
 def _halves(target: Target) -> tuple[Half, ...]:
     own: tuple[Half, ...] = tuple(p for p in get_args(Half) if p in target.precisions)
-    if any(float(c) < _BFLOAT16_SINCE for c in target.compute_capabilities):
+    if any(float(c) < AMPERE for c in target.compute_capabilities):
         own = tuple(p for p in own if p != "bfloat16")
     return tuple(sorted(own, key=target.precisions.index))

@@ -9,6 +9,7 @@ from onnx import TensorProto, helper
 
 from edgekit.artifact import TensorSpec
 from edgekit.bench.engine.options import BuildOptions
+from edgekit.bench.runtimes.tensorrt import TensorRt
 from edgekit.errors import PassError, UnavailableError, UsageError
 from edgekit.lower import tensorrt
 
@@ -157,3 +158,47 @@ def test_a_machine_without_a_dla(
         tensorrt.build_engine(
             residual_onnx, tmp_path / "e", runtime="tensorrt", options=BuildOptions(dla=0)
         )
+
+
+@needs_builder
+def test_tensorrt_rtx_has_no_timing_cache(residual_onnx: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="has no timing cache"):
+        tensorrt.build_engine(
+            residual_onnx,
+            tmp_path / "e",
+            compute_capabilities=("8.6",),
+            options=BuildOptions(timing_cache=str(tmp_path)),
+        )
+
+
+@needs_builder
+def test_a_timing_cache_needs_the_gpu_that_it_is_of(
+    residual_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none() -> str:
+        raise UnavailableError("There is no GPU.", "Build on the device.")
+
+    monkeypatch.setitem(tensorrt.MODULES, "tensorrt", "tensorrt_rtx")
+    monkeypatch.setattr("edgekit.bench.runtimes.cuda.device_name", none)
+    options = BuildOptions(timing_cache=str(tmp_path / "timings"))
+    with pytest.raises(UnavailableError, match="no GPU"):
+        tensorrt.build_engine(residual_onnx, tmp_path / "e", runtime="tensorrt", options=options)
+    assert not (tmp_path / "timings").exists()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not TensorRt.probe().ok, reason=TensorRt.probe().reason)
+def test_a_build_on_a_gpu_says_where_and_keeps_its_timings(
+    residual_onnx: Path, tmp_path: Path
+) -> None:
+    options = BuildOptions(timing_cache=str(tmp_path / "timings"))
+    first, second = (
+        tensorrt.build_engine(residual_onnx, tmp_path / n, runtime="tensorrt", options=options)
+        for n in ("a", "b")
+    )
+    assert first.gpu
+    assert first.driver
+    assert first.layers
+    assert first.compute_capabilities
+    assert first.timing_cache == second.timing_cache
+    assert (tmp_path / "timings" / first.timing_cache).stat().st_size > 0

@@ -13,6 +13,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from edgekit.errors import PassError, UsageError
+from edgekit.lower.limits import PRODUCTS
 from edgekit.lower.opset import opset_of, upgrade
 from edgekit.progress import Progress, Silent
 from edgekit.quantize.calibration import Samples
@@ -131,7 +132,7 @@ def _choose(
 ) -> tuple[dict[int, Kept], Seen, int]:
     """The nodes that stay float32, and how much the rest differs."""
     ranges = measure_ranges(graph, samples)
-    found = first_choice(graph, ranges, headroom=config.headroom, exclude=config.exclude)
+    found = first_choice(graph, ranges, config)
     for rounds in range(1, _ROUNDS + 1):
         trial = dict(found)
         keep_islands(graph, trial)
@@ -144,6 +145,8 @@ def _choose(
         seen = measure_noise(graph, emulate(graph, chosen, half_constants(graph, chosen)), samples)
         harmed = _harmed(graph, seen, chosen, config.min_sqnr_db)
         if not harmed:
+            if not config.float32_products:
+                _refuse_products(trial)
             return trial, seen, rounds
         found.update(harmed)
     worst = min(
@@ -155,6 +158,20 @@ def _choose(
         f"Output {worst[1]!r} has {worst[0]:.1f} dB in {graph.half} after {_ROUNDS} rounds of"
         f" keeping layers in float32; {config.min_sqnr_db:g} dB are asked for.",
         "Lower `min_sqnr_db`, take the other half precision, or stay with float32.",
+    )
+
+
+def _refuse_products(found: Mapping[int, Kept]) -> None:
+    """Refuse a network whose products must stay float32 on a target that has none of these."""
+    products = [k for k in found.values() if k.operator in PRODUCTS]
+    if not products:
+        return
+    first, more = products[0], f" (and {len(products) - 1} more)" if len(products) > 1 else ""
+    raise PassError(
+        f"{first.node} must stay float32 ({first.reason}: {first.detail}){more}, and the target"
+        " multiplies no float32 matrices.",
+        "Lower `headroom` or `min_sqnr_db`, scale the layer's weights, or build for compute"
+        " capability 8.0 or later.",
     )
 
 

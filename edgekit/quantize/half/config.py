@@ -20,6 +20,9 @@ class HalfConfig(BaseModel):
             layers are kept in float32 until it is held.
         exclude: patterns (`fnmatch`) of node names, module paths or operator types that stay
             float32, such as `head.*` or `Gelu`.
+        float32_products: whether the target multiplies float32 matrices. TensorRT-RTX on Turing
+            does not: there no product is kept for underflow alone, and one that must be kept is
+            refused. Follows from the target.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -29,3 +32,4 @@ class HalfConfig(BaseModel):
     headroom: float = Field(default=2.0, ge=1, allow_inf_nan=False)
     min_sqnr_db: float = Field(default=30.0, ge=0, allow_inf_nan=False)
     exclude: tuple[str, ...] = ()
+    float32_products: bool = True

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgekit.lower.limits import PRODUCTS
 from edgekit.lower.names import layer_of
-from edgekit.quantize.half.config import Half
+from edgekit.quantize.half.config import Half, HalfConfig
 from edgekit.quantize.half.graph import HalfGraph
 from edgekit.quantize.half.ranges import Range, to_half
 
@@ -47,7 +48,7 @@ SENSITIVE: dict[str, str] = {
     "Loop": "tensors that sub-graphs read stay float32",
     "Scan": "tensors that sub-graphs read stay float32",
 }
-HEAVY = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN", "Attention"})
+HEAVY = PRODUCTS | {"Conv", "ConvTranspose", "Attention"}
 SUMMING = frozenset({"ReduceSum", "ReduceMean", "ReduceL1", "GlobalAveragePool", "AveragePool"})
 _BOUNDS_OF_CLIP = (1, 2)
 
@@ -73,22 +74,21 @@ class Kept:
 
 
 def first_choice(
-    graph: HalfGraph, ranges: Mapping[str, Range], *, headroom: float, exclude: Sequence[str]
+    graph: HalfGraph, ranges: Mapping[str, Range], config: HalfConfig
 ) -> dict[int, Kept]:
     """The nodes that stay float32, by place, before anything was rounded.
 
     Args:
         graph: of the network.
         ranges: of its tensors on calibration data.
-        headroom: factor on what was seen.
-        exclude: the user's patterns.
+        config: what the user chose.
     """
     found: dict[int, Kept] = {}
     chains = dict(_chains(graph))
     for place, node in enumerate(graph.nodes):
         if not any(n in graph.floats for n in (*node.input, *node.output)):
             continue
-        why = _why(graph, node, ranges, headroom, exclude) or chains.get(place)
+        why = _why(graph, node, ranges, config) or chains.get(place)
         if why is not None:
             found[place] = kept(node, *why)
     return found
@@ -139,11 +139,10 @@ def _why(
     graph: HalfGraph,
     node: "onnx.NodeProto",
     ranges: Mapping[str, Range],
-    headroom: float,
-    exclude: Sequence[str],
+    config: HalfConfig,
 ) -> tuple[str, str] | None:
-    layer = layer_of(node)
-    if (pattern := next((p for p in exclude if _matches(p, node, layer)), None)) is not None:
+    layer, headroom = layer_of(node), config.headroom
+    if (pattern := next((p for p in config.exclude if _matches(p, node, layer)), None)) is not None:
         return "asked", f"exclude: {pattern}"
     if node.op_type in SENSITIVE:
         return "sensitive", SENSITIVE[node.op_type]
@@ -156,8 +155,11 @@ def _why(
     if (bad := _bad_constant(graph, node, ports.inputs)) is not None:
         return bad
     names = [node.input[i] for i in ports.inputs] + [node.output[i] for i in ports.outputs]
+    digits_count = config.float32_products or node.op_type not in PRODUCTS
     for name in names:
         if name in ranges and (bad := _out_of_range(name, ranges[name], graph.half, headroom)):
+            if bad[0] == "underflow" and not digits_count:
+                continue  # the noise of the outputs says whether the digits are missed
             return bad
     return _overflowing_sum(node, ranges, graph.half, headroom)
 
