@@ -2,7 +2,8 @@
 
 C++ is compiled where its runtime's headers are: OpenVINO's come with its wheel; name the folders of
 others in EDGEKIT_ONNXRUNTIME_HEADERS and EDGEKIT_TENSORRT_HEADERS (that of NvInfer.h and that of
-cuda_runtime_api.h, with a colon between them), unless the compiler finds them by itself.
+cuda_runtime_api.h, with a colon between them), unless the compiler finds them by itself. TensorRT's
+C++ is also compiled against, and run on, the stand-in for its headers in `tensorrt_stand_in`.
 """
 
 import ast
@@ -42,6 +43,7 @@ PROBE = OpenVino.probe()
 needs_openvino = pytest.mark.skipif(not PROBE.ok, reason=PROBE.reason)
 IMAGE, GAIN = 'im"age\n??/', "1 ga\\in"  # what a literal must escape, trigraphs too
 LOUD = "loud'"
+STAND_IN = Path(__file__).parent / "tensorrt_stand_in"
 
 
 @pytest.fixture(scope="module")
@@ -153,10 +155,14 @@ def headers(runtime: str) -> list[str]:
 
 
 def compile_cpp(program: Path, runtime: str, *more: str) -> None:
+    compile_with(headers(runtime), program, *more)
+
+
+def compile_with(folders: list[str], program: Path, *more: str) -> None:
     if shutil.which("g++") is None:
         pytest.skip("g++ is not installed")
     done = subprocess.run(
-        ["g++", "-std=c++17", "-Wall", "-Wextra", "-Werror", *headers(runtime), program, *more],
+        ["g++", "-std=c++17", "-Wall", "-Wextra", "-Werror", *folders, program, *more],
         capture_output=True,
         text=True,
         check=False,
@@ -172,6 +178,36 @@ def test_cpp_compiles(model: Path, tmp_path: Path, runtime: Runtime) -> None:
         snippet(Subject(model.name, runtime, subject.inputs, subject.outputs), "cpp")
     )
     compile_cpp(program, runtime, "-fsyntax-only")
+
+
+@pytest.mark.parametrize("runtime", ["tensorrt", "tensorrt-rtx"])
+def test_cpp_for_an_engine_runs_on_a_stand_in(
+    model: Path, tmp_path: Path, runtime: Runtime
+) -> None:
+    """Every input is fed with its shape, every output fetched with its own; errors are told."""
+    subject = subject_of(model)
+    source, program, engine = (tmp_path / n for n in ("infer.cpp", "infer", "net.engine"))
+    source.write_text(
+        snippet(Subject("net.engine", runtime, subject.inputs, subject.outputs), "cpp")
+    )
+    compile_with([f"-I{STAND_IN}"], source, "-o", str(program))
+    widths = {LOUD: 4, "above": 1, "half": 2}
+    lines = [f"in {spec.name.encode().hex()}" for spec in subject.inputs]
+    lines += [f"out {name.encode().hex()} {width} 1 2 4" for name, width in widths.items()]
+
+    def run(text: str) -> "subprocess.CompletedProcess[str]":
+        engine.write_text(text)
+        return subprocess.run([program, engine], capture_output=True, text=True, check=False)
+
+    done = run("\n".join(lines))
+    assert done.returncode == 0, done.stderr
+    said = [f"{name}: 8 values 1 2 3 4 5" for name in widths]
+    assert done.stdout.splitlines() == said
+    unfed = run("\n".join([*lines, f"in {b'another'.hex()}"]))
+    assert (unfed.returncode, unfed.stderr) == (1, "the engine failed to run\n")
+    broken = run("nonsense")
+    assert broken.returncode == 1
+    assert broken.stderr.splitlines() == ["this is no engine", "the engine does not load here"]
 
 
 @needs_openvino
