@@ -4,8 +4,8 @@
 operator of ONNX 1.23's default domain (a test asks an installed one again). The mends come from the
 operator's definition in ONNX.
 
-`SINCE` is from the changelog of onnx-tensorrt, the parser's source: operators that came after
-TensorRT 10.3, which JetPack 6 has.
+`SINCE` and `DTYPE_SINCE` are from the changelog of onnx-tensorrt, the parser's source: what came
+after TensorRT 8.6, which JetPack 6.0 has; JetPack 6.1 and 6.2 have 10.3.
 """
 
 _SEQUENCE = "Return the tensors one by one, or stacked: TensorRT has no sequences."
@@ -70,13 +70,21 @@ UNSUPPORTED: dict[str, str] = {
 SINCE: dict[str, str] = {
     "Attention": "10.14",
     "BlackmanWindow": "10.4",
+    "DeformConv": "10.1",
     "HammingWindow": "10.4",
     "HannWindow": "10.4",
+    "Hardmax": "9.2",
     "RMSNormalization": "10.15",
     "RotaryEmbedding": "10.15",
     "STFT": "10.5",
     "TensorScatter": "10.15",
 }
+DTYPE_SINCE: dict[str, str] = {
+    "bfloat16": "9.0",
+    "float8_e4m3fn": "9.0",
+    "int4": "10.0",
+}
+STRONGLY_TYPED_SINCE = "10.0"  # of the versions that edgekit builds with
 _GROUP_NORM_OPSET, _GROUP_NORM_SINCE = 21, "10.9"
 
 
@@ -86,12 +94,17 @@ def since(operator: str, opset: int, have: str) -> str:
     Args:
         operator: of ONNX.
         opset: of the file.
-        have: the TensorRT that is there, such as `10.3`, which is the oldest that is known here.
+        have: the TensorRT that is there, such as `10.3`; 8.6 is the oldest that is known here.
     """
     found = SINCE.get(operator, "")
     if operator == "GroupNormalization" and opset >= _GROUP_NORM_OPSET:
         found = _GROUP_NORM_SINCE
-    return found if found and _order(found) > _order(have) else ""
+    return found if found and is_older(have, found) else ""
+
+
+def is_older(version: str, other: str) -> bool:
+    """Whether a version such as `10.3` comes before another."""
+    return _order(version) < _order(other)
 
 
 def _order(version: str) -> tuple[int, ...]:

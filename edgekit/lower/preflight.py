@@ -334,9 +334,22 @@ def _opset_finding(model: "onnx.ModelProto", target: "Target") -> list[Finding]:
 def _too_new(
     model: "onnx.ModelProto", target: "Target", have: str, layers: Mapping[str, str]
 ) -> list[Finding]:
-    """Operators that came after the oldest TensorRT that a device of this class may have."""
+    """What came after the oldest TensorRT that a device of this class may have."""
     found = []
     mend = f"Export with --opset {target.opset}, or see on the device: `edgekit build --device`."
+    if operators.is_older(have, operators.STRONGLY_TYPED_SINCE):
+        said = f"edgekit builds with TensorRT 10 and 11; {target.name} may have {have}"
+        update = "Update the device: JetPack 6.1 and later have TensorRT 10.3."
+        found.append(Finding("error", "version", "", "", "", said, update))
+    dtypes = tensors(model, {})[1]
+    for node in model.graph.node:
+        made = {dtypes.get(name, "") for name in node.output}
+        since, dtype = max(((operators.DTYPE_SINCE.get(d, ""), d) for d in made), default=("", ""))
+        if since and operators.is_older(have, since):
+            layer, kind = layers.get(node.name, ""), node.op_type
+            said = f"TensorRT has {dtype} from {since} on; {target.name} may have {have}"
+            fewer = "Cast to float16, or quantize to int8."
+            found.append(Finding("warning", "since", node.name, kind, layer, said, fewer))
     for node in model.graph.node:
         since = operators.since(node.op_type, opset_of(model), have)
         if since and node.domain in {"", "ai.onnx"}:

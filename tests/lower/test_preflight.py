@@ -84,6 +84,33 @@ def test_operators_that_a_jetson_may_be_too_old_for(
     assert preflight(path, newer).findings == ()
 
 
+def test_a_jetson_of_before_tensorrt_10_is_told_to_update(
+    save: Save, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_parsers(monkeypatch)
+    path = save(helper.make_node("Hardmax", ["x"], ["y"], name="top/Hardmax"))
+    old = ORIN.model_copy(update={"tensorrt": "8.6"})
+    found = preflight(path, old)
+    assert not found.fit
+    assert [(f.rule, f.node) for f in found.findings] == [("version", ""), ("since", "top/Hardmax")]
+    assert "JetPack 6.1" in found.findings[0].mend
+    assert "from 9.2 on" in found.findings[1].message
+    assert preflight(path, ORIN).findings == ()
+
+
+def test_dtypes_that_a_jetson_may_be_too_old_for(
+    save: Save, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_parsers(monkeypatch)
+    path = save(
+        helper.make_node("Cast", ["x"], ["b"], name="in", to=TensorProto.BFLOAT16),
+        helper.make_node("Cast", ["b"], ["y"], name="out", to=TensorProto.FLOAT),
+    )
+    found = preflight(path, ORIN.model_copy(update={"tensorrt": "8.6"}))
+    assert [f.node for f in found.findings if "bfloat16 from 9.0 on" in f.message] == ["in"]
+    assert preflight(path, ORIN).findings == ()
+
+
 @pytest.mark.parametrize(
     ("operator", "opset", "since"),
     [

@@ -16,6 +16,7 @@ from edgekit.errors import UnavailableError
 
 Kind = Literal["tensorrt", "tensorrt-rtx"]
 MODULES: dict[str, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
+OLDEST = 10  # TensorRT's major version; precision is what the file says from then on
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,11 @@ def available(runtime: Kind) -> tuple[bool, str, str]:
         loaded = importlib.import_module(module)
     except (ImportError, OSError, RuntimeError) as e:
         return False, f"{module} is installed but does not load: {e}", fix
-    return True, str(loaded.__version__), ""
+    version = str(loaded.__version__)
+    if module == "tensorrt" and int(version.partition(".")[0]) < OLDEST:
+        reason = f"TensorRT {version} is too old: networks are strongly typed from {OLDEST} on."
+        return False, reason, "Update it; on a Jetson, JetPack 6.1 and later have TensorRT 10.3."
+    return True, version, ""
 
 
 def load(runtime: Kind) -> Any:
