@@ -82,6 +82,25 @@ def test_profiles() -> None:
     assert tensorrt.profile_shapes([IMAGE], {"image": given}) == {"image": given}
 
 
+def test_dimensions_of_one_name_follow_the_given_ones() -> None:
+    mask = TensorSpec(name="mask", dtype="float32", shape=("batch", "h"))
+    given = ((2, 3, 32, 32), (2, 3, 64, 64), (4, 3, 64, 64))
+    found = tensorrt.profile_shapes([mask, IMAGE], {"image": given})
+    assert found == {"mask": ((2, 32), (2, 64), (4, 64)), "image": given}
+    with pytest.raises(UsageError, match=r"'batch' as 1/1/8, and elsewhere it is 2/2/4"):
+        shapes = {"image": given, "mask": ((1, 32), (1, 64), (8, 64))}
+        tensorrt.profile_shapes([IMAGE, mask], shapes)
+
+
+def test_multiples_are_kept() -> None:
+    spec = TensorSpec(name="x", dtype="float32", shape=("batch", "16*h", "w"))
+    given = ((1, 16, 7), (1, 32, 7), (1, 64, 7))
+    assert tensorrt.profile_shapes([spec], {"x": given}) == {"x": given}
+    with pytest.raises(UsageError, match="do not fit") as error:
+        tensorrt.profile_shapes([spec], {"x": ((1, 16, 7), (1, 33, 7), (1, 64, 7))})
+    assert "multiples of 16" in error.value.hint
+
+
 @pytest.mark.parametrize(
     ("spec", "shapes", "message"),
     [

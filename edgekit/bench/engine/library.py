@@ -165,4 +165,6 @@ def names_of(refusals: Sequence[Refusal]) -> str:
     """The first refused node in words, and how many more there are."""
     first = refusals[0]
     more = f" (and {len(refusals) - 1} more)" if len(refusals) > 1 else ""
-    return f"node {first.node!r} ({first.operator}): {first.reason}{more}"
+    # The parser's source calls an operator that it never takes with the condition `false`.
+    reason = "" if first.reason in {"", "false"} else f": {first.reason}"
+    return f"node {first.node!r} ({first.operator}){reason}{more}."

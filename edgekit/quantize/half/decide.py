@@ -51,6 +51,7 @@ SENSITIVE: dict[str, str] = {
 HEAVY = PRODUCTS | {"Conv", "ConvTranspose", "Attention"}
 SUMMING = frozenset({"ReduceSum", "ReduceMean", "ReduceL1", "GlobalAveragePool", "AveragePool"})
 _BOUNDS_OF_CLIP = (1, 2)
+_LARGE = 1 << 18  # elements: half of them saves half a megabyte
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,8 @@ def keep_islands(graph: HalfGraph, kept_: dict[int, Kept]) -> None:
     """Keep float32, in place, groups of half nodes that no heavy operator belongs to.
 
     Between float32 neighbours (a softmax, Q/DQ) such a group computes little, and each of its
-    borders costs a cast; behind a quantized convolution it would break the fusion as well.
+    borders costs a cast; behind a quantized convolution it would break the fusion as well. A group
+    that reads a large constant (a table of embeddings) is worth its casts.
     """
     left = halves(graph, kept_)
     nodes = graph.nodes
@@ -129,10 +131,16 @@ def keep_islands(graph: HalfGraph, kept_: dict[int, Kept]) -> None:
                     ahead += [p for p in (graph.producer.get(name),) if p is not None]
                     ahead += graph.readers.get(name, [])
         left -= group
-        if not any(nodes[p].op_type in HEAVY for p in group):
+        if not any(nodes[p].op_type in HEAVY for p in group) and _constants(graph, group) < _LARGE:
             for place in group:
                 detail = "it has only light neighbours in half: casts would cost more than it saves"
                 kept_[place] = kept(nodes[place], "casts", detail)
+
+
+def _constants(graph: HalfGraph, group: set[int]) -> int:
+    """Elements of the constants that a group reads, each once."""
+    names = {n for place in group for n in graph.nodes[place].input if n in graph.constants}
+    return sum(int(np.prod(graph.constants[n].dims, dtype=np.int64)) for n in names)
 
 
 def _why(

@@ -285,6 +285,29 @@ def test_a_layer_norm_taken_apart_is_known(tmp_path: Path) -> None:
     assert not {"before", "after"} & kept
 
 
+@pytest.mark.parametrize(("rows", "half"), [(16, False), (1 << 15, True)])
+def test_a_large_table_is_worth_its_casts(tmp_path: Path, rows: int, half: bool) -> None:
+    """The embeddings in front of a layer norm are most of a language model's file."""
+    table = np.random.default_rng(0).standard_normal((rows, 16)).astype(np.float32)
+    nodes = [
+        helper.make_node("Cast", ["x"], ["id"], name="id", to=TensorProto.INT64),
+        helper.make_node("Gather", ["table", "id"], ["e"], name="embed"),
+        helper.make_node("LayerNormalization", ["e", "scale"], ["n"], name="norm"),
+        helper.make_node("MatMul", ["n", "w"], ["y"], name="product"),
+    ]
+    constants = {
+        "table": table,
+        "scale": np.ones(16, np.float32),
+        "w": np.ones((16, 8), np.float32),
+    }
+    data = model_of(nodes, [("y", [3, 8])], constants, [("x", [3])])
+    feeds = [{"x": np.array([0, 3, 9], np.float32)}]
+    report, path = cast_bytes(data, tmp_path, feeds)
+    assert reasons(report).get("embed") == (None if half else "casts")
+    assert (path.stat().st_size < 0.6 * len(data)) == half
+    check.compare(check.onnx_runner(data), check.onnx_runner(path), feeds, atol=1e-2, rtol=0)
+
+
 @pytest.mark.parametrize(("value", "why"), [(1e6, "constant"), (1e-12, "constant"), (1.5, "casts")])
 def test_constants_that_half_cannot_hold(tmp_path: Path, value: float, why: str) -> None:
     nodes = [
