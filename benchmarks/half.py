@@ -110,7 +110,9 @@ def largest(model: Any, name: str, feeds: list[dict[str, NDArray[Any]]]) -> floa
     return max(float(np.abs(session.run([name], feed)[0]).max()) for feed in feeds)
 
 
-def cast(job: Job, source: Path, folder: Path) -> tuple[Path, dict[str, Any], float]:
+def cast(
+    job: Job, source: Path, folder: Path, target: str = "rtx"
+) -> tuple[Path, dict[str, Any], float]:
     """The float16 file, what `cast` says of it, and the seconds that it took."""
     from edgekit.data import DataConfig
     from edgekit.passes.cast_half import CastHalf
@@ -128,7 +130,9 @@ def cast(job: Job, source: Path, folder: Path) -> tuple[Path, dict[str, Any], fl
     data = DataConfig.model_validate({"npz": str(pool / "pool.npz"), "split": {"files": files}})
     shutil.rmtree(folder, ignore_errors=True)
     started = time.perf_counter()
-    made = apply(CastHalf(), source, folder, data=data, task=job.case.task, target="rtx", threads=1)
+    made = apply(
+        CastHalf(), source, folder, data=data, task=job.case.task, target=target, threads=1
+    )
     return made.artifact.path, dict(made.notes), round(time.perf_counter() - started, 1)
 
 
@@ -160,7 +164,8 @@ def row(job: Job, source: Path, folder: Path, reference: NDArray[Any]) -> dict[s
     """One network cast, judged and built."""
     path, said, seconds = cast(job, source, folder)
     kept = [f"{k['node']} ({k['operator']}): {k['reason']}: {k['detail']}" for k in said["kept"]]
-    built = fit(path, CAPABILITIES["float16"], job.folder / "engine")
+    sizes = {name: (v.shape,) * 3 for name, v in job.feeds[0].items()}
+    built = fit(path, CAPABILITIES["float16"], job.folder / "engine", sizes)
     return {
         "cast_s": seconds,
         "nodes": said["nodes"],
@@ -173,7 +178,21 @@ def row(job: Job, source: Path, folder: Path, reference: NDArray[Any]) -> dict[s
         "errors": built["errors"],
         "warnings": built["warnings"],
         "built": built["built"],
+        **({} if "7.5" in built["built"] else turing(job, source, folder.with_name("turing"))),
     }
+
+
+def turing(job: Job, source: Path, folder: Path) -> dict[str, Any]:
+    """What did not build for 7.5 beside the others, cast for it alone."""
+    from edgekit.errors import PassError
+
+    try:
+        path, said, _ = cast(job, source, folder, "rtx-turing")
+    except PassError as e:
+        return {"turing": {"refused": e.message}}
+    sizes = {name: (v.shape,) * 3 for name, v in job.feeds[0].items()}
+    built = fit(path, ("7.5",), job.folder / "engine", sizes)
+    return {"turing": {"kept_by_reason": said["kept_by_reason"], **built}}
 
 
 def measured(name: str, options: argparse.Namespace) -> Row:

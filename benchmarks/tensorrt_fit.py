@@ -25,6 +25,7 @@ import sys
 import time
 from pathlib import Path
 
+Shapes = dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
 CLASSIFIERS = {
     "resnet18": 224,
     "resnet50": 224,
@@ -94,7 +95,10 @@ def lower(path: Path, precision: str, work: Path) -> tuple[Path, dict[str, objec
     return made.artifact.path, {"kept_float32": len(made.notes["kept"]), "of_nodes": len(nodes)}
 
 
-def fit(path: Path, capabilities: tuple[str, ...], engine: Path) -> dict[str, object]:
+def fit(
+    path: Path, capabilities: tuple[str, ...], engine: Path, shapes: Shapes | None = None
+) -> dict[str, object]:
+    """Parse and build a file; `shapes` are of dynamic inputs, where more than the batch is."""
     from edgekit.errors import EdgekitError
     from edgekit.lower.preflight import preflight
     from edgekit.lower.tensorrt import build_engine
@@ -109,7 +113,7 @@ def fit(path: Path, capabilities: tuple[str, ...], engine: Path) -> dict[str, ob
     for each in capabilities if not errors["parser"] else ():
         started = time.perf_counter()
         try:
-            report = build_engine(path, engine, compute_capabilities=(each,))
+            report = build_engine(path, engine, compute_capabilities=(each,), shapes=shapes)
         except EdgekitError as e:
             errors[each] = [e.message]
             continue

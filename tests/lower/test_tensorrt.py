@@ -87,8 +87,8 @@ def test_dimensions_of_one_name_follow_the_given_ones() -> None:
     given = ((2, 3, 32, 32), (2, 3, 64, 64), (4, 3, 64, 64))
     found = tensorrt.profile_shapes([mask, IMAGE], {"image": given})
     assert found == {"mask": ((2, 32), (2, 64), (4, 64)), "image": given}
+    shapes = {"image": given, "mask": ((1, 32), (1, 64), (8, 64))}
     with pytest.raises(UsageError, match=r"'batch' as 1/1/8, and elsewhere it is 2/2/4"):
-        shapes = {"image": given, "mask": ((1, 32), (1, 64), (8, 64))}
         tensorrt.profile_shapes([IMAGE, mask], shapes)
 
 

@@ -19,7 +19,7 @@ from edgekit.progress import Progress, Silent
 from edgekit.quantize.calibration import Samples
 from edgekit.quantize.half.config import Half, HalfConfig
 from edgekit.quantize.half.decide import Kept, first_choice, halves, keep_islands, kept
-from edgekit.quantize.half.graph import HalfGraph
+from edgekit.quantize.half.graph import HalfGraph, lift_constants
 from edgekit.quantize.half.ranges import Seen, emulate, measure_noise, measure_ranges
 from edgekit.quantize.half.write import half_constants, write_half
 
@@ -89,7 +89,7 @@ def cast_onnx(
     """
     from edgekit.graph.onnx_model import read_onnx, specs, write_onnx
 
-    model = read_onnx(src)
+    model = lift_constants(read_onnx(src))
     if model.ByteSize() > _LIMIT:
         raise UsageError(
             f"{src.name} holds over 2 GB, which cannot be looked at in one piece.",

@@ -108,6 +108,30 @@ class HalfGraph:
         return Ports(inputs, tuple(made))
 
 
+def lift_constants(model: "onnx.ModelProto") -> "onnx.ModelProto":
+    """Make initializers of Constant nodes, in place: only these can be written in half.
+
+    Some exporters keep every weight in such a node; a cast behind each would save nothing.
+    """
+    import onnx
+
+    graph = model.graph
+    outputs, rest = {o.name for o in graph.output}, list[onnx.NodeProto]()
+    for node in graph.node:
+        value = next((a for a in node.attribute if a.name == "value"), None)
+        if node.op_type != "Constant" or value is None or node.output[0] in outputs:
+            rest.append(node)
+            continue
+        lifted = graph.initializer.add()
+        lifted.CopyFrom(value.t)
+        lifted.name = node.output[0]
+    if len(rest) < len(graph.node):
+        kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in rest]
+        del graph.node[:]
+        graph.node.extend(kept)
+    return model
+
+
 class _Formal:
     """The type variable of each place, where it may be half; empty where it may not."""
 

@@ -285,6 +285,21 @@ def test_a_layer_norm_taken_apart_is_known(tmp_path: Path) -> None:
     assert not {"before", "after"} & kept
 
 
+def test_weights_in_constant_nodes_become_half(tmp_path: Path) -> None:
+    """As PaddlePaddle's exporter writes them."""
+    value = numpy_helper.from_array(np.random.default_rng(0).standard_normal((64, 64), np.float32))
+    nodes = [
+        helper.make_node("Constant", [], ["w"], value=value),
+        helper.make_node("MatMul", ["x", "w"], ["y"], name="product"),
+    ]
+    data = model_of(nodes, [("y", [3, 64])], {}, [("x", [3, 64])])
+    feeds = [{"x": np.random.default_rng(1).standard_normal((3, 64), np.float32)}]
+    report, path = cast_bytes(data, tmp_path, feeds)
+    assert (report.kept, report.nodes, report.casts) == ((), 1, 2)
+    assert path.stat().st_size < 0.6 * len(data)
+    check.compare(check.onnx_runner(data), check.onnx_runner(path), feeds, atol=5e-2, rtol=0)
+
+
 @pytest.mark.parametrize(("rows", "half"), [(16, False), (1 << 15, True)])
 def test_a_large_table_is_worth_its_casts(tmp_path: Path, rows: int, half: bool) -> None:
     """The embeddings in front of a layer norm are most of a language model's file."""
@@ -295,11 +310,7 @@ def test_a_large_table_is_worth_its_casts(tmp_path: Path, rows: int, half: bool)
         helper.make_node("LayerNormalization", ["e", "scale"], ["n"], name="norm"),
         helper.make_node("MatMul", ["n", "w"], ["y"], name="product"),
     ]
-    constants = {
-        "table": table,
-        "scale": np.ones(16, np.float32),
-        "w": np.ones((16, 8), np.float32),
-    }
+    constants = {"table": table, "scale": table[0], "w": table[:8].T.copy()}
     data = model_of(nodes, [("y", [3, 8])], constants, [("x", [3])])
     feeds = [{"x": np.array([0, 3, 9], np.float32)}]
     report, path = cast_bytes(data, tmp_path, feeds)
