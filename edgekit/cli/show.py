@@ -10,7 +10,7 @@ from rich.text import Text
 from edgekit.cli.common import out_console
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from rich.console import Console
 
@@ -135,9 +135,18 @@ def manifest(found: "Manifest") -> None:
     for kind, specs in (("in ", artifact.inputs), ("out", artifact.outputs)):
         for spec in specs:
             console.print(f"  {kind} {spec}", markup=False, highlight=False)
+    if "half_nodes" in found.notes:
+        console.print(f"  {_half(found.notes)}", markup=False, highlight=False)
     for warning in found.warnings:
         console.print(Text(f"  warning: {warning}", style="yellow"))
     console.print(f"  hash {artifact.content_hash[:16]}", markup=False, highlight=False)
+
+
+def _half(notes: "Mapping[str, Any]") -> str:
+    """How much of a network is half, and why the rest is not."""
+    kept = ", ".join(f"{n} {reason}" for reason, n in notes["kept_by_reason"].items())
+    rest = f"; float32: {kept} (in the manifest)" if kept else ""
+    return f"{notes['half_nodes']} of {notes['nodes']} nodes in {notes['precision']}{rest}"
 
 
 def inspection(found: dict[str, Any]) -> None:

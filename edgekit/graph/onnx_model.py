@@ -87,6 +87,11 @@ def specs(model: "onnx.ModelProto") -> tuple[tuple[TensorSpec, ...], tuple[Tenso
     return inputs, tuple(_spec(value) for value in outputs)
 
 
+def weight_bytes(model: "onnx.ModelProto") -> int:
+    """Bytes of the weights that a model holds in memory; protobuf cannot say that over 2 GiB."""
+    return sum(len(t.raw_data) for t in tensors(model.graph, *model.functions))
+
+
 def write_onnx(
     model: "onnx.ModelProto", path: Path, *, external_over_bytes: int = _TWO_GIB
 ) -> None:

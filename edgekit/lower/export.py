@@ -128,12 +128,13 @@ def finish(model: "ir.Model") -> "onnx.ModelProto":
     import onnx_ir as ir
 
     from edgekit import __version__
+    from edgekit.graph.onnx_model import weight_bytes
 
     proto: onnx.ModelProto = ir.to_proto(model)
     tidy.strip(proto)
     proto.producer_name, proto.producer_version = PRODUCER, __version__
     proto.graph.name = "main"
-    if proto.ByteSize() < _LIMIT:
+    if weight_bytes(proto) < _LIMIT:
         try:
             onnx.checker.check_model(proto, full_check=True)
         except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as e:

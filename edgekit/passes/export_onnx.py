@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 from pydantic import Field
 
 from edgekit.artifact import Artifact, Format
+from edgekit.errors import UsageError
 from edgekit.lower.deploy import Deployment
 from edgekit.passes.base import Context, Pass
 from edgekit.passes.capture import onnx_artifact
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from edgekit.lower.export import ExportReport
 
 DEFAULT_OPSET = 20
+_LARGEST = 2_000_000_000  # bytes of weights that ONNX Runtime takes from memory
 
 
 class ExportOnnx(Deployment, Pass):
@@ -85,11 +87,16 @@ class ExportOnnx(Deployment, Pass):
 
     def _deploy(self, path: Path, context: Context) -> None:
         """Change the file as deployment wants it, and compare it with what it was."""
-        from edgekit.graph.onnx_model import read_onnx, specs, write_onnx
+        from edgekit.graph.onnx_model import read_onnx, specs, weight_bytes, write_onnx
         from edgekit.lower.deploy import deploy
         from edgekit.lower.deploy_check import check_deployment
 
         model = read_onnx(path)
+        if weight_bytes(model) > _LARGEST:
+            raise UsageError(
+                f"{path.name} holds over 2 GB: what is changed for deployment cannot be compared.",
+                "Export it without these options.",
+            )
         original = bytes(model.SerializeToString())
         deploy(model, self.deployment)
         write_onnx(model, path)

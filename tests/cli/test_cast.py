@@ -36,6 +36,13 @@ def test_an_overflow_is_told_and_kept(edgekit: Command, tmp_path: Path, data: Pa
     assert found["notes"]["half_nodes"] > 0
 
 
+def test_what_is_kept_is_said(edgekit: Command, tmp_path: Path, data: Path) -> None:
+    model = save(tmp_path / "model.onnx", layers=3)
+    done = edgekit("cast", model, "--data", data, "--target", "rtx", "-o", tmp_path / "half")
+    assert done.returncode == 0, done.stderr
+    assert " nodes in float16; float32: 1 overflow" in done.stdout
+
+
 def test_what_is_refused(edgekit: Command, tmp_path: Path, data: Path) -> None:
     model = save(tmp_path / "model.onnx")
     out = tmp_path / "half"

@@ -23,6 +23,7 @@ SOURCES = {
         "config": "IBuilderConfig",
         "optimization": "IOptimizationProfile",
     },
+    "bench/engine/interrupt.py": {"trt": "", "config": "IBuilderConfig"},
     "bench/engine/options.py": {"trt": "", "builder": "Builder", "config": "IBuilderConfig"},
     "bench/engine/timing.py": {
         "trt": "",

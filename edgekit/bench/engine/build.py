@@ -12,6 +12,7 @@ from typing import Any
 
 from edgekit.bench.engine import library, timing
 from edgekit.bench.engine import options as opts
+from edgekit.bench.engine.interrupt import held
 from edgekit.bench.engine.library import Kind
 from edgekit.bench.engine.options import BuildOptions
 from edgekit.errors import PassError, UsageError
@@ -147,13 +148,14 @@ def _build(
         timing.use_cache(config, cache)
     if runtime == "tensorrt":
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    data = builder.build_serialized_network(parsed.network, config)
+    with held(trt, config):
+        data = builder.build_serialized_network(parsed.network, config)
     if data is None:
         raise PassError(
             f"{runtime} could not build the engine: {'; '.join(log.errors[-3:]) or 'no reason'}",
             "Without a GPU TensorRT-RTX does not strip every network's weights: leave that out."
             if options.strip_weights and runtime == "tensorrt-rtx"
-            else "Look at the layer that the message names.",
+            else "Look at the layer that the message names; `edgekit preflight` knows some mends.",
         )
     if cache is not None:
         timing.keep_cache(config, cache)

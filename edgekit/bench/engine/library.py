@@ -12,6 +12,7 @@ from importlib import util
 from pathlib import Path
 from typing import Any, Literal
 
+from edgekit.bench.engine.interrupt import held
 from edgekit.errors import UnavailableError
 
 Kind = Literal["tensorrt", "tensorrt-rtx"]
@@ -114,7 +115,8 @@ def parse(trt: Any, builder: Any, log: Any, onnx: Path) -> Parsed:
         bits = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     network = builder.create_network(bits)
     parser = trt.OnnxParser(network, log)
-    taken = parser.parse_from_file(str(onnx))
+    with held(trt):
+        taken = parser.parse_from_file(str(onnx))
     refusals = _refusals(parser)
     if not taken and not refusals:
         reason = "; ".join(log.errors[-2:]) or "no reason"

@@ -87,10 +87,10 @@ def cast_onnx(
         UsageError: the file is broken or too large, or the calibration data does not fit.
         PassError: nothing can be half, or an output stays too noisy.
     """
-    from edgekit.graph.onnx_model import read_onnx, specs, write_onnx
+    from edgekit.graph.onnx_model import read_onnx, specs, weight_bytes, write_onnx
 
     model = lift_constants(read_onnx(src))
-    if model.ByteSize() > _LIMIT:
+    if weight_bytes(model) > _LIMIT:
         raise UsageError(
             f"{src.name} holds over 2 GB, which cannot be looked at in one piece.",
             "Quantize or split the network first.",
