@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from edgekit.bench.engine import library
 from edgekit.errors import PassError, UsageError
 from edgekit.graph.capture import capture
+from edgekit.graph.onnx_model import read_onnx, weight_bytes
 from edgekit.lower import check
 from edgekit.lower.export import export_onnx
 from edgekit.lower.tensorrt import build_engine
@@ -360,3 +361,16 @@ def test_calibration_data_that_does_not_fit(plain: Path, tmp_path: Path) -> None
     wrong = [{"image": np.zeros((1, 3, 16, 16), np.float64)}]
     with pytest.raises(UsageError, match="float64"):
         cast_onnx(plain, tmp_path / "b.onnx", calibration=wrong, config=config)
+
+
+def test_more_than_protobuf_holds_is_refused(
+    plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The size is that of the weights: protobuf fails when it is asked for one over 2 GiB."""
+    size = weight_bytes(read_onnx(plain))
+    weights = [numpy_helper.to_array(t) for t in onnx.load(plain).graph.initializer]
+    assert size == sum(w.nbytes for w in weights)
+    monkeypatch.setattr("edgekit.quantize.half.cast._LIMIT", size - 1)
+    with pytest.raises(UsageError, match="over 2 GB"):
+        cast(plain, tmp_path / "half.onnx")
+    assert not (tmp_path / "half.onnx").exists()
