@@ -46,6 +46,7 @@ class Manifest(BaseModel):
         versions: edgekit, Python and the libraries.
         notes: what the pass found worth telling (pruned layers, frozen operators, calibration ids).
         warnings: what the user should know, one sentence each.
+        snippets: SHA-256 (hex) of `infer.py` and `infer.cpp` as edgekit wrote them, by name.
         seconds: wall time of the step.
         energy_j: energy of the step in joules, None where it was not measured.
         energy_label: `measured`, `estimated` or `unavailable`.
@@ -64,6 +65,7 @@ class Manifest(BaseModel):
     versions: dict[str, str]
     notes: dict[str, Any] = Field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    snippets: dict[str, str] = Field(default_factory=dict)
     seconds: float
     energy_j: float | None = None
     energy_label: Literal["measured", "estimated", "unavailable"] = "unavailable"

@@ -36,6 +36,10 @@ STAGING = ".staging"
 MEASURED, SCORES = "measured.json", "scores.npz"
 _BESIDE = frozenset({manifest.FILE, *BESIDE, MEASURED, SCORES})
 _WRITTEN = ("model.", f"{manifest.FILE}.", f"{MEASURED}.", f"{SCORES}.")  # and drafts of them
+KEPT = (
+    "{0} is kept as it is, since edgekit has not written it so; it may not fit this model."
+    " `edgekit snippet` prints a new one."
+)
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 
 
@@ -111,12 +115,13 @@ class Store:
 
     def _put(self, folder: Path, fill: Callable[[Path], Manifest]) -> None:
         _refuse_strangers(folder)
+        edited = _edited(folder)
         (self.out / STAGING).mkdir(parents=True, exist_ok=True)
         folder.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(mkdtemp(dir=self.out / STAGING))
         try:
             staging.chmod(0o755)
-            manifest.write(fill(staging), staging)
+            manifest.write(_keep(edited, fill(staging), folder, staging), staging)
             if folder.exists():
                 folder.replace(Path(mkdtemp(dir=self.out / STAGING)) / "old")
             staging.replace(folder)
@@ -136,11 +141,36 @@ def _refuse_strangers(folder: Path) -> None:
         names = [path.name for path in folder.iterdir()]
         written = {name for name in names if name.lstrip(".").startswith(_WRITTEN)}
         strangers = [n for n in names if n not in known and n not in written]
+        strangers += [n for n in names if n in SNIPPETS and not (folder / n).is_file()]
     if strangers:
         raise UsageError(
             f"{folder} is in the way: {min(strangers)} is not edgekit's.",
             "Move it, or give another output folder.",
         )
+
+
+def _edited(folder: Path) -> list[str]:
+    """Snippets in `folder` that are not as edgekit wrote them: the user has gone on from there."""
+    try:
+        wrote = manifest.read(folder).snippets
+    except UsageError:
+        wrote = {}
+    return [name for name, each in _snippets(folder).items() if each != wrote.get(name)]
+
+
+def _snippets(folder: Path) -> dict[str, str]:
+    """SHA-256 (hex) of the snippets in `folder`, by name."""
+    paths = [folder / name for name in sorted(SNIPPETS)]
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in paths if p.is_file()}
+
+
+def _keep(edited: list[str], made: Manifest, folder: Path, staging: Path) -> Manifest:
+    """Put the user's snippets of `folder` in the place of new ones, and say so."""
+    for name in edited:
+        (staging / name).unlink(missing_ok=True)
+        shutil.copy2(folder / name, staging / name, follow_symlinks=False)
+    warnings = [KEPT.format(name) for name in edited]
+    return made.model_copy(update={"warnings": tuple(dict.fromkeys((*made.warnings, *warnings)))})
 
 
 def _intact(folder: Path, key: str) -> Manifest | None:
@@ -235,6 +265,7 @@ def make(
             versions=manifest.versions(),
             notes=json.loads(json.dumps(context.notes, default=_plain)),
             warnings=tuple(context.warnings),
+            snippets=_snippets(staging),
             seconds=round(seconds, 3),
             energy_j=energy.joules,
             energy_label=energy.label,

@@ -4,9 +4,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from edgekit.errors import UsageError
 from edgekit.passes.export_onnx import ExportOnnx
@@ -46,6 +47,39 @@ def test_a_step_writes_them_beside(model: Path, tmp_path: Path) -> None:
     (out / "infer.py").write_text("# mine\n")  # no part of the artifact
     assert made.artifact.intact()
     assert made.artifact.size_bytes == (out / "model.onnx").stat().st_size
+
+
+def test_the_model_is_not_written_over(edgekit: Command, model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "apart"
+    apply(ExportOnnx(batches=(1,)), model, folder)
+    plain = onnx.load(model)
+    tensor = numpy_helper.from_array(np.ones(4, np.float32), "w")
+    plain.graph.initializer.append(tensor)
+    plain.graph.node.append(helper.make_node("Add", ["x", "w"], ["y"]))
+    del plain.graph.node[0]
+    beside = tmp_path / "beside"
+    beside.mkdir()
+    onnx.external_data_helper.convert_model_to_external_data(plain, True, "w.bin", 0)
+    onnx.save(plain, beside / "net.onnx")
+    (beside / "net.onnx.json").write_text("{}")
+    (tmp_path / "link.py").symlink_to(model)
+    for subject, out in (
+        (model, model),
+        (model, tmp_path / "link.py"),
+        (beside / "net.onnx", beside / "w.bin"),
+        (beside / "net.onnx", beside / "net.onnx.json"),
+        (folder, folder / "model.onnx"),
+        (folder, folder / "manifest.json"),
+        (folder / "model.onnx", folder / "manifest.json"),
+    ):
+        before = out.read_bytes()
+        assert_says(edgekit("snippet", subject, "-o", out), 2, "belongs to the model", "-o")
+        assert out.read_bytes() == before
+    for subject, out in ((folder, folder / "infer.py"), (model, tmp_path / "run.py")):
+        out.write_text("# an older program")
+        done = edgekit("snippet", subject, "-o", out)
+        assert done.returncode == 0, done.stderr
+        assert "import onnxruntime" in out.read_text()
 
 
 def test_bad_input(model: Path, tmp_path: Path) -> None:

@@ -18,14 +18,18 @@ SPEC = TensorSpec(name="x", dtype="float32", shape=("batch", 4))
 class Work:
     """A pass that writes a file, counts its runs, and may fail half-way."""
 
-    def __init__(self, error: BaseException | None = None, content: str = "model") -> None:
-        self.runs, self.error, self.content = 0, error, content
+    def __init__(
+        self, error: BaseException | None = None, content: str = "model", snippet: str = ""
+    ) -> None:
+        self.runs, self.error, self.content, self.snippet = 0, error, content, snippet
 
     def __call__(self, context: Context) -> Artifact:
         self.runs += 1
         (context.out / "model.onnx").write_text(self.content)
         if self.error:
             raise self.error
+        if self.snippet:
+            (context.out / "infer.py").write_text(self.snippet)
         context.notes["runs"] = self.runs
         return Artifact.create(
             context.out,
@@ -34,6 +38,7 @@ class Work:
             inputs=(SPEC,),
             outputs=(SPEC,),
             made_by="work",
+            extra_files=("infer.py",) if self.snippet else (),
         )
 
 
@@ -89,6 +94,50 @@ def test_a_damaged_artifact_is_made_again(tmp_path: Path, damage: str) -> None:
     do(tmp_path, work)
     assert work.runs == 2
     assert made.artifact.path.read_text() == "model"
+
+
+def test_a_snippet_that_nobody_touched_is_written_again(tmp_path: Path) -> None:
+    do(tmp_path, Work(snippet="# one"))
+    again = do(tmp_path, Work(snippet="# two"), key="other")
+    assert (tmp_path / "01-work/infer.py").read_text() == "# two"
+    assert again.manifest.warnings == ()
+    (tmp_path / "01-work/infer.py").unlink()  # the user may take it
+    do(tmp_path, Work(snippet="# three"), key="third")
+    assert (tmp_path / "01-work/infer.py").read_text() == "# three"
+
+
+def test_a_snippet_that_the_user_went_on_with_is_kept(tmp_path: Path) -> None:
+    do(tmp_path, Work(snippet="# one"))
+    mine = tmp_path / "01-work/infer.py"
+    mine.write_text("# mine")
+    for key in ("second", "third"):  # and it is still theirs the next time
+        made = do(tmp_path, Work(content=key, snippet=f"# {key}"), key=key)
+        assert mine.read_text() == "# mine"
+        assert made.artifact.path.read_text() == key
+        assert made.artifact.intact()
+        assert len(made.manifest.warnings) == 1
+        assert made.manifest.warnings[0].startswith("infer.py is kept as it is")
+    do(tmp_path, Work(content="third"), key="none")  # a model that gets no snippet
+    do(tmp_path, Work(snippet="# fifth"), key="fifth", fresh=True)
+    assert mine.read_text() == "# mine"
+    do(tmp_path, Work(snippet="# copied"), folder="02-work", key="sixth")
+    copy = do(tmp_path, Work(ValueError("it must not run")), key="sixth")
+    assert copy.cached
+    assert mine.read_text() == "# mine"
+    assert (tmp_path / "02-work/infer.py").read_text() == "# copied"
+
+
+def test_a_program_in_a_folder_that_edgekit_did_not_make_is_kept(tmp_path: Path) -> None:
+    folder = tmp_path / "01-work"
+    folder.mkdir()
+    (tmp_path / "elsewhere.py").write_text("# linked")
+    (folder / "infer.py").symlink_to("../elsewhere.py")
+    do(tmp_path, Work(snippet="# one"))
+    assert (folder / "infer.py").read_text() == "# linked"
+    assert (folder / "infer.py").is_symlink()
+    (folder / "infer.cpp").mkdir()
+    with pytest.raises(UsageError, match=r"infer\.cpp is not edgekit's"):
+        do(tmp_path, Work(), key="other")
 
 
 @pytest.mark.parametrize("error", [ValueError("boom"), OSError(28, "No space left on device")])
