@@ -1,7 +1,7 @@
 """The user's own devices: which there are, how they are reached, and measuring on them."""
 
 from edgekit.device.api import Many, bench, bench_many, probe
-from edgekit.device.engines import build
+from edgekit.device.engines import build, builder
 from edgekit.device.outputs import infer
 from edgekit.device.registry import Device, add, check, devices, get, remove
 from edgekit.device.session import Session
@@ -16,6 +16,7 @@ __all__ = [
     "bench",
     "bench_many",
     "build",
+    "builder",
     "check",
     "devices",
     "get",

@@ -9,7 +9,8 @@ hash of the ONNX file says what was built.
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from edgekit.bench.engine import options as opts
 from edgekit.bench.engine.build import Plan, build
 from edgekit.bench.engine.library import MODULES, Kind, available
 from edgekit.bench.engine.options import BuildOptions
-from edgekit.errors import PassError
+from edgekit.errors import PassError, UnavailableError
 from edgekit.lower.limits import known_here, limits
 from edgekit.lower.profile import Shape, Shapes, profile_shapes
 from edgekit.manifest import write_atomically, write_text_atomically
@@ -56,6 +57,7 @@ class BuildReport:
         driver: NVIDIA's driver there; empty where there was none.
         timing_cache: the cache that was used; empty for none.
         layers: what the engine inspector says of each layer, where the engine can be opened here.
+        warnings: what the user should know, one sentence each.
         deterministic: False; see the module's docstring.
     """
 
@@ -77,6 +79,7 @@ class BuildReport:
     driver: str = ""
     timing_cache: str = ""
     layers: list[Any] | None = None
+    warnings: tuple[str, ...] = ()
     deterministic: bool = False
 
 
@@ -119,7 +122,8 @@ def build_engine(
     opts.refuse(options, runtime)
     there = None if device is None else devices.get(device)
     if there is None:
-        library.load(runtime)
+        with _naming_devices(runtime):
+            library.load(runtime)
     model = read_onnx(onnx, data=False)
     if runtime == "tensorrt-rtx":
         _refuse_fatal(model, onnx)
@@ -129,7 +133,8 @@ def build_engine(
     where = "" if there is None else f" on {there.name}"
     with shown.task(f"build {runtime} engine{where}", None) as task:
         if there is None:
-            built = build(onnx, plan)
+            with _naming_devices(runtime):
+                built = build(onnx, plan)
         else:
             built = devices.build(
                 there, onnx, plan, say=lambda _, text: task.advance(0, detail=text)
@@ -160,3 +165,17 @@ def _refuse_fatal(model: "ModelProto", path: Path) -> None:
             f"{path.name} does not build with TensorRT-RTX: {found.node}: {found.message}.",
             found.mend,
         )
+
+
+@contextmanager
+def _naming_devices(runtime: Kind) -> Iterator[None]:
+    """Add to what this machine lacks that TensorRT need not build here."""
+    try:
+        yield
+    except UnavailableError as e:
+        if runtime == "tensorrt":
+            e.hint = (
+                f"{e.hint.rstrip('.')}. Or build where TensorRT and a GPU are: `--device NAME`, in"
+                " a recipe `device:`. TensorRT-RTX needs no GPU to build."
+            )
+        raise

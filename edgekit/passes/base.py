@@ -118,7 +118,10 @@ class Pass(BaseModel):
         return self
 
     def reads(self, context: Context) -> tuple[str, ...]:
-        """Content hashes of what the pass reads beside its artifact and data (a teacher)."""
+        """What decides the result beside its artifact, its data and its fields, as stable text.
+
+        Content hashes of other artifacts (a teacher), or what a device says of itself.
+        """
         del context
         return ()
 

@@ -32,7 +32,9 @@ class BuildTensorrt(Pass):
         hardware_compatible: runs on Ampere and every later GPU. TensorRT only.
         dla: the DLA core to build for, with the GPU as fallback. TensorRT only.
         timing_cache: a folder of timing caches, one for each version and GPU. TensorRT only.
-        device: build on this device of `edgekit device list`, by its own library.
+        device: build on this device of `edgekit device list`, by its own library. An engine that
+            an earlier run made is used again only while that device is as it was then, so the
+            device has to be there.
     """
 
     accepts: ClassVar[frozenset[Format]] = frozenset({"onnx"})
@@ -51,6 +53,26 @@ class BuildTensorrt(Pass):
     dla: int | None = Field(default=None, ge=0)
     timing_cache: str | None = None
     device: str | None = None
+
+    @property
+    def measures(self) -> bool:
+        """Whether this machine's GPU is built for: not where a device builds."""
+        return self.device is None
+
+    def reads(self, context: Context) -> tuple[str, ...]:
+        """What decides an engine that a device builds: the device as it is now, and its builder.
+
+        Raises:
+            DeviceError: the device cannot be reached, or does not say what it is.
+            UnavailableError: ssh, adb or its Python is missing.
+            UsageError: there is no such device.
+        """
+        if self.device is None:
+            return ()
+        from edgekit import device as devices
+
+        with context.progress.task(f"ask {self.device} what it is", None):
+            return devices.builder(devices.get(self.device), self.runtime or "tensorrt-rtx")
 
     def resolve(self, targets: Sequence[Target]) -> Self:
         """Take the builder and the compute capabilities of the branch's target."""
@@ -93,6 +115,8 @@ class BuildTensorrt(Pass):
             progress=context.progress,
         )
         context.notes.update(asdict(report))
+        for warning in report.warnings:
+            context.warn(warning)
         usual = {name: triple[1] for name, triple in report.shapes.items()}
         write_beside(path, runtime, artifact.inputs, artifact.outputs, usual)
         side = tuple(sorted(p.name for p in context.out.iterdir() if p != path))

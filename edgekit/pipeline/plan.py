@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit import manifest
+from edgekit.errors import DeviceError, UnavailableError
 from edgekit.passes.base import Context, Pass
 from edgekit.pipeline.step import Made, Store, capture_key, step_key
 from edgekit.recipe import Recipe, load
@@ -31,7 +32,8 @@ def explain(path: Path, out: Path | None, *, threads: int = 1) -> list[dict[str,
     Returns:
         One mapping a step: `branch`, `step`, `folder`, `config` with what the targets decide, and
         `there`: whether a run would find the step made. After one that is not there it is False,
-        though a run may still find the next if the one before comes out as it was.
+        though a run may still find the next if the one before comes out as it was; and it is False
+        where a device that builds an engine cannot be asked whether it is still the same.
     """
     recipe = load(locate(path))
     base = locate(path).parent.resolve()
@@ -102,7 +104,11 @@ class _Look:
         """The step as an earlier run made it from this parent."""
         if parent is None:
             return None
-        return self._made(step_key(step, parent, self._context), folder)
+        try:
+            key = step_key(step, parent, self._context)
+        except (DeviceError, UnavailableError):
+            return None
+        return self._made(key, folder)
 
     def _made(self, key: str, folder: str) -> Made | None:
         found = self._store.look(key, self._out / folder)

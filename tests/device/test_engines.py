@@ -1,10 +1,14 @@
-"""Engines built on a device over a real SSH server, by the real TensorRT-RTX: it needs no GPU."""
+"""Engines built on a device over a real SSH server, by the real TensorRT-RTX: it needs no GPU.
+
+What a device could send in place of one comes from a script.
+"""
 
 import io
 import json
 import os
 import signal
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -13,24 +17,26 @@ import pytest
 from onnx import TensorProto, helper
 
 from edgekit.bench.agent.build import _plan, how_to_get
+from edgekit.bench.agent.build import build as build_there
 from edgekit.bench.agent.cache import Cache
 from edgekit.bench.agent.request import lay_out_build
 from edgekit.bench.agent.wire import AgentError
 from edgekit.bench.engine import library
-from edgekit.bench.engine.build import Plan
+from edgekit.bench.engine.build import Built, Plan
 from edgekit.bench.engine.options import BuildOptions
 from edgekit.device import build
-from edgekit.device.engines import _keep, _read, _timings
+from edgekit.device.engines import _read, _timings
 from edgekit.errors import DeviceError, PassError, UnavailableError, UsageError
 from tests.device.conftest import save_network, until
-from tests.device.test_session import talk
+from tests.device.test_session import DEVICE, SHORT, Scripted, talk
 
 PLAN = Plan("tensorrt-rtx", compute_capabilities=("8.6",), options=BuildOptions(sparse=True))
-pytestmark = pytest.mark.skipif(
+needs_builder = pytest.mark.skipif(
     not library.available("tensorrt-rtx")[0], reason="tensorrt-rtx is not installed"
 )
 
 
+@needs_builder
 def test_an_engine_comes_back(server, tmp_path):
     model, shown = save_network(tmp_path / "net.onnx", external=True), []
     built = build(server.device(), model, PLAN, say=lambda _, text: shown.append(text))
@@ -45,6 +51,7 @@ def test_an_engine_comes_back(server, tmp_path):
     until(lambda: not server.left_behind(), "the device is as it was")
 
 
+@needs_builder
 def test_what_the_parser_refuses_there(server, tmp_path):
     node = helper.make_node("Det", ["x"], ["y"], name="head/Det")
     ends = [
@@ -70,6 +77,7 @@ def test_a_builder_that_the_device_lacks(server, subject, tmp_path):
     assert "python3-libnvinfer" in how_to_get("tensorrt", jetson)
 
 
+@needs_builder
 def test_ctrl_c_ends_a_build(server, subject):
     """Asked to stop while the library works, which cannot be interrupted."""
     model = save_network(subject.model.with_name("large.onnx"), hidden=2048)
@@ -84,6 +92,7 @@ def test_ctrl_c_ends_a_build(server, subject):
     until(lambda: not server.left_behind(), "the device is as it was")
 
 
+@needs_builder
 def test_a_device_that_goes_away(server, subject):
     def unplug(fraction, text):
         if text == "building":
@@ -139,17 +148,110 @@ def test_files_stay_in_the_work_folder(tmp_path):
             laid(f"bad-{number}", timings={name: sha})
 
 
-def test_timing_caches_go_along_and_come_back(tmp_path):
+CACHE = "tensorrt-10.3.0-nvidia-orin-8.7.cache"
+BUILDS = """
+import io
+import numpy as np
+assert hear()["type"] == "lock"; say(type="locked")
+assert hear()["type"] == "have"; say(type="missing", files=[])
+request, built = hear()["request"], json.loads(BUILT)
+built["parser_warnings"] = sorted(request["timings"])
+packed = io.BytesIO()
+np.savez(packed, engine=np.arange(9, dtype=np.uint8), timings=np.frombuffer(b"learnt", np.uint8))
+say(type="result", size=len(packed.getvalue()), built=built)
+sys.stdout.buffer.write(packed.getvalue()); sys.stdout.flush()
+assert hear()["type"] == "bye"; say(type="bye")
+"""
+
+
+@pytest.fixture
+def build_by_script(subject, tmp_path, monkeypatch):
+    """Build on a device that sends a finished engine, and a timing cache of some name."""
+
+    def build_(cache=CACHE, folder=tmp_path / "timings"):
+        built = Built(
+            b"", "10.3.0", ("8.7",), 1800.0, (), (), (), "NVIDIA Orin (8.7)", "", cache, []
+        )
+        facts = {name: value for name, value in vars(built).items() if name != "data"}
+        script = BUILDS.replace("BUILT", repr(json.dumps(facts)))
+        monkeypatch.setattr("edgekit.device.session.open_transport", lambda _: Scripted(script))
+        plan = Plan("tensorrt", options=BuildOptions(timing_cache=str(folder)))
+        return build(DEVICE, subject.model, plan, patience=SHORT)
+
+    return build_
+
+
+def test_timing_caches_go_along_and_come_back(build_by_script, tmp_path):
     folder = tmp_path / "timings"
-    plan = Plan("tensorrt", options=BuildOptions(timing_cache=str(folder)))
-    assert _timings(plan) == {}
-    _keep(folder / "tensorrt-10.3.0-orin-8.7.cache", b"abc")
+    built = build_by_script()
+    assert built.data == bytes(range(9))
+    assert (built.parser_warnings, built.warnings) == ((), ())
+    assert (folder / CACHE).read_bytes() == b"learnt"
     (folder / "mine.txt").write_bytes(b"")
-    assert list(_timings(plan)) == ["tensorrt-10.3.0-orin-8.7.cache"]
-    with pytest.raises(UsageError, match="is no folder"):
-        _timings(Plan("tensorrt", options=BuildOptions(timing_cache=str(folder / "mine.txt"))))
+    assert build_by_script().parser_warnings == (CACHE,)
+    assert sorted(path.name for path in folder.iterdir()) == ["mine.txt", CACHE]
 
 
+def test_an_engine_is_kept_where_its_timings_cannot_be(build_by_script, tmp_path):
+    """It may have taken half an hour."""
+    (tmp_path / "timings" / CACHE).mkdir(parents=True)  # in the way, and found too late
+    built = build_by_script()
+    assert built.data == bytes(range(9))
+    assert len(built.warnings) == 1
+    assert f"{CACHE} could not be kept" in built.warnings[0]
+
+
+def test_a_folder_that_takes_no_timings(tmp_path, monkeypatch):
+    """It is found before the device is asked for anything."""
+    (tmp_path / "file").write_bytes(b"")
+
+    def asked(_):
+        raise AssertionError("the device was asked")
+
+    monkeypatch.setattr("edgekit.device.session.open_transport", asked)
+    for folder, message in (
+        (tmp_path / "file", "is no folder"),
+        (tmp_path / "file" / "below", "is no folder"),
+        (Path("/proc/timings"), "cannot be written"),
+    ):
+        plan = Plan("tensorrt", options=BuildOptions(timing_cache=str(folder)))
+        with pytest.raises(UsageError, match=message):
+            build(DEVICE, tmp_path / "net.onnx", plan, patience=SHORT)
+    plan = Plan("tensorrt", options=BuildOptions(timing_cache=str(tmp_path / "a" / "b")))
+    assert _timings(plan) == {}
+    assert not (tmp_path / "a").exists()  # made when there is something to keep
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "..", "mine.txt", "/etc/tensorrt-a.cache", "tensorrt-/../a.cache", "tensorrt-a.cache.sh"],
+)
+def test_the_device_does_not_name_files_here(build_by_script, tmp_path, name):
+    (tmp_path / "timings").mkdir()
+    (tmp_path / "timings" / "mine.txt").write_bytes(b"mine")
+    with pytest.raises(DeviceError, match="calls a timing cache"):
+        build_by_script(name)
+    assert [path.name for path in (tmp_path / "timings").iterdir()] == ["mine.txt"]
+    assert (tmp_path / "timings" / "mine.txt").read_bytes() == b"mine"
+
+
+def test_what_the_device_lacks_is_said_of_the_device(tmp_path, monkeypatch):
+    """`--device` is what the user has given already."""
+
+    def none():
+        raise UnavailableError("The driver finds no GPU.", "Attach a GPU that it can see.")
+
+    monkeypatch.setattr(library, "available", lambda _: (True, "10.3.0", ""))
+    monkeypatch.setattr(library, "load", lambda _: None)
+    monkeypatch.setattr("edgekit.bench.runtimes.cuda.device_name", none)
+    about = {"runtime": "tensorrt", "profile": {}, "compute_capabilities": [], "options": {}}
+    order = {"plan": about, "timings": str(tmp_path), "model": str(tmp_path / "net.onnx")}
+    with pytest.raises(UnavailableError, match="finds no GPU") as error:
+        build_there(order, tmp_path, lambda _: None, threading.Event())
+    assert error.value.hint == "Attach a GPU that it can see."
+
+
+@needs_builder
 def test_the_command(edgekit, server, subject, tmp_path):
     options = ("--python", sys.executable, "--ssh-config", server.config, "--no-probe")
     assert edgekit("device", "add", "board", server.url, *options).returncode == 0

@@ -2,12 +2,14 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import onnx
 import pytest
 from onnx import TensorProto, helper
 
 from edgekit.artifact import TensorSpec
+from edgekit.bench.engine import library
 from edgekit.bench.engine.options import BuildOptions
 from edgekit.bench.runtimes.tensorrt import TensorRt
 from edgekit.errors import PassError, UnavailableError, UsageError
@@ -67,7 +69,30 @@ def test_a_missing_builder_names_the_extra(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(UnavailableError, match="no_such_tensorrt") as error:
         tensorrt.build_engine(tmp_path / "m.onnx", tmp_path / "e", runtime="tensorrt")
     assert "edgekit[tensorrt]" in error.value.hint
+    assert "`--device NAME`" in error.value.hint
     assert error.value.exit_code == 3
+
+
+@pytest.mark.parametrize("answer", [None, TypeError("factory function returned nullptr")])
+def test_no_gpu_says_what_this_machine_lacks(
+    answer: Exception | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same code runs on a device, where nobody can be sent to the device."""
+
+    def builder(log: object) -> None:
+        if answer is not None:
+            raise answer
+
+    def none() -> str:
+        raise UnavailableError("The driver finds no GPU.", "Attach a GPU that it can see.")
+
+    trt = SimpleNamespace(Builder=builder)
+    for name, hint in ((none, "finds no GPU. Attach"), (lambda: "Orin (8.7)", "too old for this")):
+        monkeypatch.setattr("edgekit.bench.runtimes.cuda.device_name", name)
+        with pytest.raises(UnavailableError, match="tensorrt has no usable GPU") as error:
+            library.make_builder(trt, "tensorrt", None)
+        assert hint in error.value.hint
+        assert "on the device" not in error.value.hint
 
 
 IMAGE = TensorSpec(name="image", dtype="float32", shape=("batch", 3, "h", "w"))
@@ -200,8 +225,10 @@ def test_a_timing_cache_needs_the_gpu_that_it_is_of(
     monkeypatch.setitem(tensorrt.MODULES, "tensorrt", "tensorrt_rtx")
     monkeypatch.setattr("edgekit.bench.runtimes.cuda.device_name", none)
     options = BuildOptions(timing_cache=str(tmp_path / "timings"))
-    with pytest.raises(UnavailableError, match="no GPU"):
+    with pytest.raises(UnavailableError, match="no GPU") as error:
         tensorrt.build_engine(residual_onnx, tmp_path / "e", runtime="tensorrt", options=options)
+    assert error.value.hint.startswith("Build on the device. Or build where TensorRT and a GPU are")
+    assert "`--device NAME`" in error.value.hint
     assert not (tmp_path / "timings").exists()
 
 

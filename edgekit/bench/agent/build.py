@@ -52,8 +52,9 @@ def build(
     post({"type": "progress", "fraction": 0.0, "text": "building"})
     built = build_engine(Path(order["model"]), plan)
     arrays = {"engine": np.frombuffer(built.data, np.uint8)}
-    if built.timing_cache:
-        arrays["timings"] = np.frombuffer((timings / built.timing_cache).read_bytes(), np.uint8)
+    kept = timings / built.timing_cache
+    if built.timing_cache and kept.is_file():
+        arrays["timings"] = np.frombuffer(kept.read_bytes(), np.uint8)
     if sum(array.nbytes for array in arrays.values()) > MOST_BYTES - (1 << 16):
         raise UsageError(
             f"The engine has {len(built.data) / 1e9:.1f} GB, more than can be sent back.",

@@ -52,6 +52,7 @@ class Built:
     driver: str
     timing_cache: str
     layers: list[Any] | None
+    warnings: tuple[str, ...] = ()
 
 
 def build(onnx: Path, plan: Plan) -> Built:
@@ -63,7 +64,8 @@ def build(onnx: Path, plan: Plan) -> Built:
 
     Raises:
         UnavailableError: the builder, or for TensorRT a GPU, is missing; names what to install.
-        UsageError: a compute capability or an option that the builder does not have.
+        UsageError: a compute capability or an option that the builder does not have, or a folder
+            that timing caches cannot be written to.
         PassError: the parser refuses a node (it is named), or the build fails.
     """
     opts.refuse(plan.options, plan.runtime)
@@ -72,6 +74,7 @@ def build(onnx: Path, plan: Plan) -> Built:
     gpu, driver = _gpu(plan.runtime)
     cache = None
     if plan.options.timing_cache is not None:
+        timing.check_folder(Path(plan.options.timing_cache))
         cache = timing.cache_file(Path(plan.options.timing_cache), str(trt.__version__), gpu)
     started = time.perf_counter()
     data, flags, notes = _build(trt, onnx, plan, capabilities, cache)
@@ -87,6 +90,7 @@ def build(onnx: Path, plan: Plan) -> Built:
         driver=driver,
         timing_cache=cache.name if cache is not None else "",
         layers=timing.layers_of(trt, library.logger(trt), data) if gpu else None,
+        warnings=notes[2],
     )
 
 
@@ -123,7 +127,7 @@ def _capabilities(trt: Any, runtime: Kind, wanted: Sequence[str]) -> list[Any]:
 
 def _build(
     trt: Any, onnx: Path, plan: Plan, capabilities: Sequence[Any], cache: Path | None
-) -> tuple[bytes, tuple[str, ...], tuple[tuple[str, ...], tuple[str, ...]]]:
+) -> tuple[bytes, tuple[str, ...], tuple[tuple[str, ...], ...]]:
     runtime, options = plan.runtime, plan.options
     log = library.logger(trt)
     builder = library.make_builder(trt, runtime, log)
@@ -157,6 +161,10 @@ def _build(
             if options.strip_weights and runtime == "tensorrt-rtx"
             else "Look at the layer that the message names; `edgekit preflight` knows some mends.",
         )
+    warnings: tuple[str, ...] = ()
     if cache is not None:
-        timing.keep_cache(config, cache)
-    return bytes(data), flags, (parsed.warnings, tuple(dict.fromkeys(log.warnings)))
+        try:
+            timing.keep_cache(config, cache)
+        except OSError as e:  # the engine is there, and took long
+            warnings = (timing.not_kept(cache.name, e),)
+    return bytes(data), flags, (parsed.warnings, tuple(dict.fromkeys(log.warnings)), warnings)

@@ -93,16 +93,26 @@ def make_builder(trt: Any, runtime: Kind, log: Any) -> Any:
     """Make a builder, which for TensorRT needs a GPU.
 
     Raises:
-        UnavailableError: there is none.
+        UnavailableError: there is none; says what this machine lacks.
     """
-    hint = "TensorRT builds on the device: run this step there, or use tensorrt-rtx."
     try:
         builder = trt.Builder(log)
     except (RuntimeError, TypeError) as e:  # pybind's ways of saying that there is no GPU
-        raise UnavailableError(f"{runtime} has no usable GPU: {e}", hint) from e
+        raise UnavailableError(f"{runtime} has no usable GPU: {e}", _gpu_fix()) from e
     if builder is None:
-        raise UnavailableError(f"{runtime} has no usable GPU.", hint)
+        raise UnavailableError(f"{runtime} has no usable GPU.", _gpu_fix())
     return builder
+
+
+def _gpu_fix() -> str:
+    """What keeps TensorRT from a GPU of this machine: no driver, no GPU, or an old driver."""
+    from edgekit.bench.runtimes.cuda import device_name
+
+    try:
+        name = device_name()
+    except UnavailableError as lack:
+        return f"{lack.message} {lack.hint}"
+    return f"The driver finds {name}: see whether it is too old for this TensorRT (nvidia-smi)."
 
 
 def parse(trt: Any, builder: Any, log: Any, onnx: Path) -> Parsed:

@@ -8,10 +8,13 @@ TensorRT-RTX has the calls and they do nothing (deprecated since 1.2; seen with 
 import json
 import os
 import re
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from edgekit.errors import UsageError
+
+_NAME = re.compile(r"tensorrt-[a-z0-9.-]+\.cache")
 
 
 def cache_file(folder: Path, version: str, gpu: str) -> Path:
@@ -22,18 +25,59 @@ def cache_file(folder: Path, version: str, gpu: str) -> Path:
         version: of TensorRT.
         gpu: its name and compute capability, such as `NVIDIA Orin (8.7)`.
 
-    Raises:
-        UsageError: the folder is a file.
     """
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{folder} is no folder.", "Give --timing-cache a folder.")
     plain = re.sub(r"[^A-Za-z0-9.]+", "-", f"tensorrt-{version}-{gpu}").strip("-").lower()
     return folder / f"{plain}.cache"
 
 
+def is_cache_name(name: str) -> bool:
+    """Whether it is a name that `cache_file` gives."""
+    return _NAME.fullmatch(name) is not None
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that caches cannot be written to, before time is spent on a build.
+
+    One that is not there yet is not made: the nearest folder above is looked at.
+
+    Raises:
+        UsageError: it is a file, is read-only, or its disk is full.
+    """
+    try:
+        place = folder.absolute()
+        while not place.exists():
+            place = place.parent
+        if not place.is_dir():
+            raise UsageError(f"{place} is no folder.", "Give --timing-cache a folder.")
+        with tempfile.NamedTemporaryFile(dir=place, prefix=".timing-cache.") as file:
+            file.write(b"\0")
+            file.flush()
+    except OSError as e:
+        raise UsageError(
+            f"--timing-cache {folder} cannot be written: {e.strerror or e}.", "Give another folder."
+        ) from e
+
+
+def not_kept(name: str, error: OSError) -> str:
+    """What to tell where a build is done and its cache cannot be written."""
+    return (
+        f"The timing cache {name} could not be kept ({error.strerror or error}): the next build"
+        " times its kernels again."
+    )
+
+
 def use_cache(config: Any, path: Path) -> bool:
-    """Give a builder the cache of a file, or an empty one; whether there was one."""
-    held = path.read_bytes() if path.is_file() else b""
+    """Give a builder the cache of a file, or an empty one; whether there was one.
+
+    Raises:
+        UsageError: the file cannot be read.
+    """
+    try:
+        held = path.read_bytes() if path.is_file() else b""
+    except OSError as e:
+        raise UsageError(
+            f"{path} cannot be read: {e.strerror or e}.", "Check its permissions, or remove it."
+        ) from e
     cache = config.create_timing_cache(held)
     # False: TensorRT itself refuses a cache of another device.
     if held and not config.set_timing_cache(cache, False):
@@ -44,7 +88,11 @@ def use_cache(config: Any, path: Path) -> bool:
 
 
 def keep_cache(config: Any, path: Path) -> None:
-    """Write the builder's cache, with what it learnt, to a file; whole or not at all."""
+    """Write the builder's cache, with what it learnt, to a file; whole or not at all.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part-{os.getpid()}")
     try:
