@@ -17,7 +17,8 @@ class EdgekitError(Exception):
     """An expected failure: what happened, and how to mend it.
 
     Args:
-        message: one sentence that names the thing that failed (a file, a key, a step).
+        message: one sentence that names the thing that failed (a file, a key, a step); further
+            lines, such as a table of what was tried, are its details.
         hint: one sentence that says how to mend it.
     """
 
@@ -29,7 +30,17 @@ class EdgekitError(Exception):
         self.hint = hint
 
     def __str__(self) -> str:
-        return f"{self.message} {self.hint}".strip()
+        return "\n".join(part for part in (self.sentence, self.details) if part)
+
+    @property
+    def sentence(self) -> str:
+        """What happened and how to mend it, without the details."""
+        return f"{self.message.partition(chr(10))[0]} {self.hint}".strip()
+
+    @property
+    def details(self) -> str:
+        """The lines below the message's first; empty where there are none."""
+        return self.message.partition("\n")[2].strip("\n")
 
 
 class UsageError(EdgekitError):

@@ -5,10 +5,21 @@ from collections.abc import Sequence
 
 from edgekit.errors import GateError
 from edgekit.recipe import Gate, Gates
-from edgekit.report.schema import Figure, GateReport, RunReport, StepReport
+from edgekit.report.schema import Figure, GateReport, Outcome, RunReport, StepReport
 
 _AT_LEAST = frozenset({"speedup", "agreement", "size_ratio", "macs_ratio"})
 _MB = 1e6
+_UNITS = {
+    "agreement": "fraction",
+    "speedup": "x",
+    "p50_ms": "ms",
+    "p90_ms": "ms",
+    "p99_ms": "ms",
+    "size_mb": "MB",
+    "size_ratio": "x",
+    "macs_ratio": "x",
+    "energy_j": "j",
+}
 
 
 def hold(
@@ -28,6 +39,32 @@ def hold(
     """
     return tuple(
         _hold(name, gate, branch, _observe(name, original, steps))
+        for name, gate in gates.given().items()
+    )
+
+
+def not_judged(
+    gates: Gates, branch: str, original: StepReport, reason: str
+) -> tuple[GateReport, ...]:
+    """A branch's gates where it ended before there was anything to hold them against.
+
+    Args:
+        gates: the recipe's budgets.
+        branch: the branch's name.
+        original: the original, whose metric says in what unit a drop of it is.
+        reason: a clause that says why, without a full stop.
+    """
+    return tuple(
+        GateReport(
+            name=name,
+            branch=branch,
+            budget=gate.budget,
+            at_most=name not in _AT_LEAST,
+            observed=Figure.unavailable(_UNITS.get(name, original.metric.unit), reason),
+            passed=False,
+            outcome="not judged",
+            message=f"{name} was not judged: {reason}.",
+        )
         for name, gate in gates.given().items()
     )
 
@@ -83,14 +120,18 @@ def _hold(name: str, gate: Gate, branch: str, found: tuple[Figure, str]) -> Gate
         value = bound
     end = _which_end(observed, gate, value)
     one_sided = gate.on == "bound" and bound is None and other is not None
+    outcome: Outcome
     if observed.label == "unavailable" or value is None or math.isnan(value):
-        passed, why = False, f"was not measured: {(observed.note or 'no figure').rstrip('.')}"
+        outcome, why = "not measured", f"was not measured: {(observed.note or 'no figure').rstrip('.')}"
     elif one_sided:
-        passed, why = False, f"has no {'upper' if at_most else 'lower'} bound: {observed.note}"
+        outcome = "not measured"
+        why = f"has no {'upper' if at_most else 'lower'} bound: {observed.note}"
     elif observed.label == "estimated" and gate.allow != "estimated":
-        passed, why = False, f"is only estimated ({value:.4g}); the recipe may say allow: estimated"
+        outcome = "only estimated"
+        why = f"is only estimated ({value:.4g}); the recipe may say allow: estimated"
     else:
-        passed = value <= gate.budget if at_most else value >= gate.budget
+        held = value <= gate.budget if at_most else value >= gate.budget
+        outcome = "held" if held else "beyond budget"
         allowed = f"at most {gate.budget:g}" if at_most else f"at least {gate.budget:g}"
         why = f"is {value:.4g}{end}; {allowed} is {'allowed' if at_most else 'wanted'}"
     return GateReport(
@@ -99,7 +140,8 @@ def _hold(name: str, gate: Gate, branch: str, found: tuple[Figure, str]) -> Gate
         budget=gate.budget,
         at_most=at_most,
         observed=observed,
-        passed=passed,
+        passed=outcome == "held",
+        outcome=outcome,
         message=f"{name} of {step or 'the result'} {why}.",
     )
 
@@ -120,7 +162,8 @@ def raise_for_verdict(report: RunReport) -> None:
     Raises:
         GateError: names every gate that is not held.
     """
-    failed = [g for g in report.all_gates() if not g.passed]
+    skipped = {b.name for b in report.branches if b.status == "skipped"}
+    failed = [g for g in report.all_gates() if not g.passed and g.branch not in skipped]
     if failed:
         lines = "; ".join(f"{g.branch}: {g.message}" for g in failed)
         raise GateError(

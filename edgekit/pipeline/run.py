@@ -22,7 +22,7 @@ from edgekit.pipeline.plan import ORIGINAL, check_start, locate
 from edgekit.pipeline.step import STAGING, Made, Store, capture_key, guarded, make, step_key
 from edgekit.progress import Progress, Silent
 from edgekit.recipe import Branch, Recipe, load
-from edgekit.report.schema import BranchReport, RunReport, StepReport
+from edgekit.report.schema import BranchReport, GateReport, RunReport, StepReport
 from edgekit.target import Target
 
 if TYPE_CHECKING:
@@ -258,13 +258,8 @@ class _Run:
             failure = failure or e
             measured = judge.branch(branch, target, shared, chain, lost=str(e))
         if failure is not None:
-            return self._ended(branch, measured, failure, branch.passes[len(chain) :])
-        held = gates.hold(
-            branch.gates,
-            branch.name,
-            measured.original or judge.original_report(),
-            measured.steps or measured.shared or (judge.original_report(),),
-        )
+            return self._ended(branch, measured, failure, branch.passes[len(chain) :], judge)
+        held = _hold(branch, measured, judge)
         passed = all(g.passed for g in held)
         return measured.model_copy(
             update={"gates": held, "status": "passed" if passed else "failed"}
@@ -276,20 +271,34 @@ class _Run:
         measured: BranchReport,
         failure: EdgekitError,
         left: Sequence[Pass],
+        judge: Judge,
     ) -> BranchReport:
         """The report of a branch that could not be finished, and its place in the exit code."""
         skipped = branch.optional and isinstance(failure, (UnavailableError, DeviceError))
         (self.skips if skipped else self.errors).append(failure)
         status: Literal["skipped", "failed"] = "skipped" if skipped else "failed"
-        self.progress.say(f"  {branch.name}: {status}. {failure}")
+        # The run ends with its first error, which then says all that there is to say.
+        last_word = not skipped and len(self.errors) == 1
+        said = failure.message.partition("\n")[0] if last_word else str(failure)
+        self.progress.say(f"  {branch.name}: {status}. {said}")
         steps = measured.steps
         if left:
             lost = StepReport(
-                name=left[0].title, kind=left[0].kind, status=status, reason=str(failure)
+                name=left[0].title,
+                kind=left[0].kind,
+                status=status,
+                reason=failure.sentence,
+                details=failure.details,
             )
             steps = (*steps, lost)
+        if left or skipped:
+            what = f"the step {left[0].title!r}" if left else "the branch"
+            why = f"{what} {'was skipped' if skipped else 'failed'}"
+            held = gates.not_judged(branch.gates, branch.name, judge.original_report(), why)
+        else:
+            held = _hold(branch, measured, judge)
         return measured.model_copy(
-            update={"steps": steps, "status": status, "reason": str(failure)}
+            update={"steps": steps, "status": status, "reason": failure.sentence, "gates": held}
         )
 
     def _report(
@@ -343,3 +352,9 @@ class _Run:
                 manifest.write_text_atomically(self.out / "report.html", html(report))
             except UnavailableError as e:
                 self.progress.say(f"  no HTML report: {e.message} {e.hint}")
+
+
+def _hold(branch: Branch, measured: BranchReport, judge: Judge) -> tuple[GateReport, ...]:
+    original = measured.original or judge.original_report()
+    steps = measured.steps or measured.shared or (original,)
+    return gates.hold(branch.gates, branch.name, original, steps)

@@ -87,6 +87,8 @@ def _environment() -> "Environment":
     environment.globals.update(
         budget=view.gate_budget,
         observed=view.gate_observed,
+        verdict=view.gate_verdict,
+        details=view.details,
         worst=view.worst_classes,
         seconds=seconds_text,
         count=count_text,

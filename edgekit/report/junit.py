@@ -10,14 +10,15 @@ from edgekit.report.text import printable
 def junit(report: RunReport) -> str:
     """Write the gates as JUnit XML.
 
-    A gate beyond its budget is a failure, a step that failed an error, a skipped branch a skipped
-    test case. A suite is the shared chain or one branch.
+    A gate that is not held is a failure, one that was not judged since a step failed before it, too;
+    a step that failed is an error, a skipped branch and its gates are skipped test cases. A suite is the shared chain or one branch.
     """
     root = ET.Element("testsuites", name=printable(f"edgekit {report.recipe}"))
     if report.gates or any(s.status == "failed" for s in report.shared):
         _suite(root, report, "shared", report.shared, report.gates)
     for branch in report.branches:
-        suite = _suite(root, report, branch.name, branch.steps, branch.gates)
+        skipped = branch.status == "skipped"
+        suite = _suite(root, report, branch.name, branch.steps, branch.gates, skipped=skipped)
         _branch_case(suite, report, branch)
     for suite in root:
         _count(suite)
@@ -34,6 +35,8 @@ def _suite(
     name: str,
     steps: tuple[StepReport, ...],
     gates: tuple[GateReport, ...],
+    *,
+    skipped: bool = False,
 ) -> ET.Element:
     suite = ET.SubElement(
         root,
@@ -50,13 +53,17 @@ def _suite(
         text = _gate_text(gate)
         if gate.passed:
             ET.SubElement(case, "system-out").text = text
+        elif skipped:
+            ET.SubElement(case, "skipped", message=printable(gate.message))
         else:
             message = printable(gate.message) or text
             ET.SubElement(case, "failure", type="GateError", message=message).text = text
     for step in steps:
         if step.status == "failed":
             case = _case(suite, report, name, step.name)
-            ET.SubElement(case, "error", type="PassError", message=printable(step.reason))
+            error = ET.SubElement(case, "error", type="PassError", message=printable(step.reason))
+            if step.details:
+                error.text = "\n".join(map(printable, step.details.splitlines()))
     return suite
 
 

@@ -92,6 +92,19 @@ def _table(report: RunReport, branch: BranchReport | None) -> Iterator[str]:
     for row in table.rows:
         if row.status and row.step.reason:
             yield from (f"**{escape(row.step.name)}** {row.status}: {escape(row.step.reason)}", "")
+            yield from _details(row.step)
+
+
+def _details(step: StepReport) -> Iterator[str]:
+    more = view.details(step)
+    if more is None:
+        return
+    if more.rows:
+        yield from _rows([escape(cell) for cell in more.rows[0]], numbers=1)
+        yield from (_line(map(escape, row)) for row in more.rows[1:])
+    else:
+        yield from (f"{escape(line)}<br>" for line in more.text.splitlines())
+    yield ""
 
 
 def _cell(cell: view.Cell, *, marks: bool = True) -> str:
@@ -108,7 +121,7 @@ def _gates(gates: Sequence[GateReport]) -> Iterator[str]:
         return
     yield from _rows(["Gate", "Budget", "Observed", "Verdict"], numbers=4)
     for gate in gates:
-        verdict = "✅ pass" if gate.passed else "❌ **fail**"
+        verdict = "✅ pass" if gate.passed else f"❌ **{view.gate_verdict(gate)}**"
         observed = _cell(view.gate_observed(gate))
         yield _line([escape(gate.name), escape(view.gate_budget(gate)), observed, verdict])
     yield ""

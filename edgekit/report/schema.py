@@ -177,7 +177,8 @@ class StepReport(_Frozen):
             to what it froze.
         warnings: one sentence each.
         status: `done`, `cached`, `skipped` or `failed`.
-        reason: why it was skipped or failed.
+        reason: why it was skipped or failed, in a sentence or two.
+        details: more of that, in lines: columns of a table are two or more spaces apart.
     """
 
     name: str
@@ -203,6 +204,10 @@ class StepReport(_Frozen):
     warnings: tuple[str, ...] = ()
     status: StepStatus = "done"
     reason: str = ""
+    details: str = ""
+
+
+Outcome = Literal["held", "beyond budget", "not measured", "only estimated", "not judged"]
 
 
 class GateReport(_Frozen):
@@ -215,6 +220,8 @@ class GateReport(_Frozen):
         at_most: the observed figure may be at most the budget; False: at least.
         observed: what was observed.
         passed: the verdict.
+        outcome: what the verdict rests on. A gate that is `beyond budget`, `not measured`,
+            `only estimated` or `not judged` (its branch ended before) has not passed.
         message: one sentence that says what was compared with what.
     """
 
@@ -224,7 +231,25 @@ class GateReport(_Frozen):
     at_most: bool = True
     observed: Figure
     passed: bool
+    outcome: Outcome
     message: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _outcome_of_the_verdict(cls, data: Any) -> Any:
+        """Work out the outcome of a plain verdict."""
+        if not isinstance(data, dict) or "outcome" in data or "passed" not in data:
+            return data
+        seen = data.get("observed")
+        label = seen.get("label") if isinstance(seen, dict) else getattr(seen, "label", "")
+        missing = "not measured" if label == "unavailable" else "beyond budget"
+        return {**data, "outcome": "held" if data["passed"] else missing}
+
+    @model_validator(mode="after")
+    def _outcome_fits(self) -> Self:
+        if self.passed != (self.outcome == "held"):
+            raise ValueError("a gate has passed exactly when it is held")
+        return self
 
 
 class LayerTime(_Frozen):

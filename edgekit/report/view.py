@@ -3,12 +3,21 @@
 Texts here are plain; each report escapes them for its own format.
 """
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, get_args
 
-from edgekit.report.schema import BranchReport, Changes, Figure, GateReport, RunReport, StepReport
+from edgekit.report.schema import (
+    BranchReport,
+    Changes,
+    Figure,
+    GateReport,
+    Outcome,
+    RunReport,
+    StepReport,
+)
 from edgekit.report.text import (
     DASH,
     TIMES,
@@ -21,6 +30,7 @@ from edgekit.report.text import (
 )
 
 WORST_CLASSES = 20
+_COLUMNS = re.compile(r" {2,}")
 
 
 @dataclass(frozen=True)
@@ -102,12 +112,14 @@ def has_results(branch: BranchReport) -> bool:
 
 def headline(report: RunReport) -> str:
     """The run in one sentence: gates that failed, branches that were skipped or failed."""
-    gates = list(report.all_gates())
-    failed = sum(not gate.passed for gate in gates)
+    given = list(report.all_gates())
+    skipped = {b.name for b in report.branches if b.status == "skipped"}
+    gates = [g for g in given if g.branch not in skipped]
+    failed = [g.outcome for g in gates if not g.passed]
     if not gates:
-        text = "No gates were set"
+        text = "No gates were judged" if given else "No gates were set"
     elif failed:
-        text = f"{failed} of {_plural(len(gates), 'gate')} beyond budget"
+        text = f"{len(failed)} of {_plural(len(gates), 'gate')} {_outcomes(failed)}"
     else:
         text = f"{'All ' if len(gates) > 1 else ''}{_plural(len(gates), 'gate')} within budget"
     for status in ("failed", "skipped"):
@@ -115,6 +127,21 @@ def headline(report: RunReport) -> str:
         if names:
             text += f"; {status}: {', '.join(names)}"
     return text + "."
+
+
+def _outcomes(failed: Sequence[Outcome]) -> str:
+    """What became of gates that are not held: `beyond budget`, `not held (not measured)`."""
+    counts = {each: failed.count(each) for each in get_args(Outcome) if each in failed}
+    if list(counts) == ["beyond budget"]:
+        return "beyond budget"
+    if len(counts) == 1:
+        return f"not held ({next(iter(counts))})"
+    return f"not held ({', '.join(f'{n} {each}' for each, n in counts.items())})"
+
+
+def gate_verdict(gate: GateReport) -> str:
+    """A gate's verdict in a word or two: `pass`, `fail`, `not measured`."""
+    return {"held": "pass", "beyond budget": "fail"}.get(gate.outcome, gate.outcome)
 
 
 def _plural(count: int, noun: str) -> str:
@@ -186,6 +213,28 @@ def _row(step: StepReport, original: StepReport, notes: _Footnotes, *, first: bo
 def step_status(step: StepReport) -> str:
     """What to say of a step that did not run to its end."""
     return step.status if step.status in {"skipped", "failed"} else ""
+
+
+@dataclass(frozen=True)
+class Details:
+    """Lines under a reason: a table where they are one, else text.
+
+    Attributes:
+        rows: cells, the headings first; every row has as many; empty where it is no table.
+        text: the lines as they are.
+    """
+
+    rows: tuple[tuple[str, ...], ...]
+    text: str
+
+
+def details(step: StepReport) -> Details | None:
+    """The lines that belong to why a step failed; None where there are none."""
+    if not step.details:
+        return None
+    rows = tuple(tuple(_COLUMNS.split(line.strip())) for line in step.details.splitlines())
+    whole = len(rows) > 1 and len(rows[0]) > 1 and len({len(row) for row in rows}) == 1
+    return Details(rows if whole else (), step.details)
 
 
 def figure_cell(figure: Figure, notes: _Footnotes | None = None, *, signed: bool = False) -> Cell:

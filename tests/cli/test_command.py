@@ -212,6 +212,31 @@ def test_an_impossible_gate_is_exit_5_and_named(edgekit: Command, finished: Path
     assert json.loads((finished / "out/report.json").read_text())["verdict"] == "failed"
 
 
+def test_a_branch_whose_step_fails_keeps_its_gates_and_says_what_was_tried_once(
+    edgekit: Command, finished: Path
+) -> None:
+    refused = "{kind: quantize, budget: {size_bytes: 1}}"
+    recipe = RECIPE.replace("{kind: quantize, guard: false}", refused)
+    (finished / "refused.yaml").write_text(recipe.replace("name: x86\n", "name: pc\n"))
+    done = edgekit("run", "refused.yaml", "-o", "out", cwd=finished)
+    assert done.returncode == 5, done.stderr
+    assert done.stderr.count("int8 layers") == 1, done.stderr
+    branch = json.loads((finished / "out/report.json").read_text())["branches"][0]
+    assert branch["gates"][0]["outcome"] == "not judged"
+    assert "not judged: the step 'quantize' failed" in branch["gates"][0]["message"]
+    assert "\n" not in branch["reason"]
+    assert "int8 layers" not in branch["reason"]
+    page, text = (finished / "out" / f"report.{end}" for end in ("html", "md"))
+    for report in (page.read_text(), text.read_text()):
+        assert "1 of 1 gate not held (not judged); failed: pc." in report
+        assert "the step 'quantize' failed" in report.replace("&#39;", "'")
+        assert report.count("int8 layers") == 1
+    assert '<th scope="col">int8 layers</th>' in page.read_text()
+    assert "| tried | int8 layers |" in text.read_text()
+    junit = (finished / "out/report.junit.xml").read_text()
+    assert 'failures="1" errors="1"' in junit
+
+
 def test_a_branch_that_cannot_be_built_is_skipped_only_where_it_may_be(
     edgekit: Command, finished: Path
 ) -> None:

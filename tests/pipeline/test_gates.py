@@ -3,9 +3,11 @@
 import pytest
 
 from edgekit.errors import GateError
-from edgekit.pipeline.gates import hold, raise_for_verdict
+from edgekit.pipeline.gates import hold, not_judged, raise_for_verdict
 from edgekit.recipe import Gates
+from edgekit.report.junit import junit
 from edgekit.report.schema import BranchReport, Changes, Figure, RunReport, StepReport
+from edgekit.report.view import headline
 
 ORIGINAL = StepReport(name="original", size_bytes=1000, macs=800)
 QUANTIZED = StepReport(
@@ -102,3 +104,39 @@ def test_a_failed_gate_is_an_error_that_names_it() -> None:
     ) as e:
         raise_for_verdict(run)
     assert e.value.exit_code == 5
+
+
+def report_of(*steps: StepReport, status: str = "failed", **gates: object) -> RunReport:
+    held = hold(Gates.model_validate(gates), "x86", ORIGINAL, steps)
+    branch = BranchReport.model_validate({"name": "x86", "gates": held, "status": status})
+    return RunReport(
+        edgekit="0", recipe="r", seed=0, started_utc="", seconds=0.0, original=ORIGINAL,
+        branches=(branch,), verdict="failed",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("gates", "said"),
+    [
+        ({"speedup": 4}, "1 of 1 gate beyond budget; failed: x86."),
+        ({"energy_j": 1, "speedup": 1}, "1 of 2 gates not held (not measured); failed: x86."),
+        (
+            {"energy_j": 1, "p90_ms": 1, "speedup": 4},
+            "3 of 3 gates not held (1 beyond budget, 2 not measured); failed: x86.",
+        ),
+    ],
+)
+def test_the_headline_tells_beyond_budget_from_not_measured(
+    gates: dict[str, float], said: str
+) -> None:
+    assert headline(report_of(QUANTIZED, **gates)) == said
+
+
+def test_gates_of_a_skipped_branch_are_not_judged_and_fail_nothing() -> None:
+    gates = not_judged(Gates.model_validate({"p50_ms": 1}), "x86", ORIGINAL, "the branch was away")
+    branch = BranchReport(name="x86", gates=gates, status="skipped")
+    report = report_of(QUANTIZED).model_copy(update={"branches": (branch,)})
+    assert gates[0].message == "p50_ms was not judged: the branch was away."
+    raise_for_verdict(report)
+    assert headline(report) == "No gates were judged; skipped: x86."
+    assert 'failures="0" errors="0" skipped="2"' in junit(report)
