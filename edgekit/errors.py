@@ -30,7 +30,7 @@ class EdgekitError(Exception):
         self.hint = hint
 
     def __str__(self) -> str:
-        return "\n".join(part for part in (self.sentence, self.details) if part)
+        return f"{self.message}{chr(10) if self.details else ' '}{self.hint}".strip()
 
     @property
     def sentence(self) -> str:

@@ -66,6 +66,16 @@ def test_a_recipe_becomes_passes(tmp_path: Path) -> None:
         ("kind: quantize", "quantize", r"branches\[0\]\.passes\[1\]", "kind: quantize"),
         ("accuracy_drop: 0.01", "accuracy_drop: .nan", r"gates\.accuracy_drop.*finite", "schema"),
         ("    passes:", "    bench: off\n    passes:", r"'speedup' needs a measurement", "schema"),
+        ("accuracy_drop: 0.01", "accuracy_drop: 5", r"5 can never fail.* 5 % is 0\.05", "schema"),
+        ("accuracy_drop: 0.01", "accuracy_drop: -1", r"-1 can never be held", "schema"),
+        ("accuracy_drop: 0.01", "accuracy_drop: 2%", r"'2%' is not a number; 2 % is 0.02", "schema"),
+        ("accuracy_drop: 0.01", "accuracy_drop: true", r"true is not a number.*such as", "schema"),
+        ("accuracy_drop: 0.01", "agreement: 99", r"99 can never be held.* 99 % is 0\.99", "schema"),
+        ("accuracy_drop: 0.01", "agreement: 0", r"gates\.agreement.*0 can never fail", "schema"),
+        ("accuracy_drop: 0.01", "p50_ms: 0", r"gates\.p50_ms.*0 can never be held", "schema"),
+        ("{budget: 2, on: value}", "-2", r"gates\.speedup.*-2 can never fail", "schema"),
+        ("{budget: 2, on", "{budget: 2x, on", r"'2x' is not a number; a gate is", "schema"),
+        ("sparsity: 0.5", "target: pi", r"passes\[0\]\.target.*no such key", "key of a branch"),
     ],
 )
 def test_a_mistake_is_placed_and_the_nearest_name_given(
@@ -73,8 +83,24 @@ def test_a_mistake_is_placed_and_the_nearest_name_given(
 ) -> None:
     with pytest.raises(RecipeError, match=where) as raised:
         load(tmp_path, MINIMAL.replace(old, new, 1))
-    assert hint in raised.value.hint
+    assert hint in str(raised.value).replace(str(tmp_path), "")
     assert raised.value.exit_code == 2
+
+
+def test_several_mistakes_are_told_at_once_each_with_its_own_mend(tmp_path: Path) -> None:
+    text = MINIMAL.replace("sparsity: 0.5", "sparsty: 0.5").replace("epochs: 2", "epocs: 2")
+    with pytest.raises(RecipeError) as raised:
+        load(tmp_path, text.replace("target: x86-avx2", "target: x86_avx2"))
+    lines = raised.value.message.splitlines()[1:]
+    for key, meant in (("sparsty", "sparsity"), ("epocs", "epochs"), ("target", "x86-avx2")):
+        assert [f"'{meant}'" in line for line in lines if f".{key} (line" in line] == [True], lines
+    assert raised.value.hint == "`edgekit recipe schema` prints every key."
+
+
+def test_a_drop_of_a_metric_in_units_of_its_own_may_be_of_any_size(tmp_path: Path) -> None:
+    text = MINIMAL.replace("classification", "reconstruction, metric: psnr")
+    recipe = load(tmp_path, text.replace("accuracy_drop: 0.01", "accuracy_drop: 5"))
+    assert recipe.branches[0].gates.accuracy_drop is not None
 
 
 @pytest.mark.parametrize(

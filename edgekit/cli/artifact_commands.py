@@ -32,10 +32,13 @@ def verify(
         typer.Argument(metavar="OTHER", help="The model to compare with it.", show_default=False),
     ] = None,
     *,
-    atol: Annotated[float | None, typer.Option(help="Largest absolute difference allowed.")] = None,
+    atol: Annotated[
+        float | None, typer.Option(min=0.0, help="Largest absolute difference allowed.")
+    ] = None,
     min_sqnr_db: Annotated[float | None, typer.Option(help="Smallest SQNR allowed, dB.")] = None,
     min_agreement: Annotated[
-        float | None, typer.Option(help="Smallest share of rows with the same answer.")
+        str | None,
+        typer.Option(metavar="SHARE", help="Smallest share of rows with the same answer: 0.99."),
     ] = None,
     data: common.Data = None,
     samples: Annotated[int, typer.Option(min=1, help="Random samples, without --data.")] = 32,
@@ -52,10 +55,11 @@ def verify(
 
     With --device, compare what a model computes here with what it computes there.
     """
-    from edgekit.cli import show
+    from edgekit.cli import show, units
     from edgekit.pipeline import compare_models
     from edgekit.verify import check
 
+    agreement = None if min_agreement is None else units.part(min_agreement, "--min-agreement")
     if b is None and device is None:
         raise UsageError(
             "There is nothing to compare with.", "Give a second model, or --device NAME."
@@ -74,12 +78,12 @@ def verify(
         )
     plain = {name: p.model_dump() for name, p in parity.items()}
     common.print_json(plain) if json else show.parity(plain, on)
-    no_limit = atol is None and min_sqnr_db is None and min_agreement is None
+    no_limit = atol is None and min_sqnr_db is None and agreement is None
     check(
         parity,
         atol=1e-4 if no_limit else atol,
         min_sqnr_db=min_sqnr_db,
-        min_agreement=min_agreement,
+        min_agreement=agreement,
     )
 
 

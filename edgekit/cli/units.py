@@ -61,6 +61,28 @@ def share(text: str, option: str) -> float:
     return value
 
 
+def part(text: str, option: str) -> float:
+    """Read a part of a whole such as `0.99`, `99%` or `1`, as a fraction.
+
+    Raises:
+        UsageError: it is not a number above 0 and at most 1: such a limit never fails, or is never
+            held.
+    """
+    number, percent, rest = text.strip().partition("%")
+    try:
+        value = float(number)
+    except ValueError:
+        value = math.nan
+    fraction = value / 100 if percent else value
+    if not rest and 0 < fraction <= 1:
+        return fraction
+    known = not (rest or percent) and 1 < value <= 100
+    raise UsageError(
+        f"{option} {text!r} is not a share: above 0 and at most 1.",
+        f"Write {value:g}% or {value / 100:.10g}." if known else "Write 99% or 0.99.",
+    )
+
+
 def numbers(text: str | None, option: str) -> tuple[int, ...]:
     """Read whole numbers such as `0,1` or `0-3`.
 

@@ -15,6 +15,7 @@ from edgekit.metrics.judge import (
 )
 from edgekit.metrics.task import (
     CONFIDENCE,
+    FRACTIONS,
     METRICS_OF,
     Changes,
     Evaluation,
@@ -24,6 +25,7 @@ from edgekit.metrics.task import (
 
 __all__ = [
     "CONFIDENCE",
+    "FRACTIONS",
     "METRICS",
     "METRICS_OF",
     "Changes",

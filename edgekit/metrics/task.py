@@ -18,6 +18,8 @@ METRICS_OF: dict[str, tuple[str, ...]] = {
     "anomaly": ("roc-auc",),
     "none": (),
 }
+# Metrics that lie between 0 and 1.
+FRACTIONS = frozenset({"accuracy", "balanced-accuracy", "macro-f1", "roc-auc", "miou"})
 
 
 class Task(BaseModel):

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgekit.metrics import FRACTIONS
 from edgekit.report.schema import ChangedExample, Changes, ClassChange, Figure, StepReport
 
 if TYPE_CHECKING:
@@ -13,9 +14,7 @@ if TYPE_CHECKING:
     from edgekit.pipeline.scores import Judged
 
 _EXAMPLES = 50
-
 _PERCENTILES = {"latency_p50_ms": "p50_ms", "latency_p90_ms": "p90_ms", "latency_p99_ms": "p99_ms"}
-FRACTIONS = frozenset({"accuracy", "balanced-accuracy", "macro-f1", "roc-auc", "miou"})
 
 
 def figure(plain: Mapping[str, Any]) -> Figure:

@@ -78,29 +78,52 @@ def parse(
     try:
         recipe = Recipe.model_validate(data)
     except ValidationError as e:
-        problems = [_explain(error, node, data) for error in _causes(e)]
-        message = "\n".join(f"  {m}" for m in dict.fromkeys(m for m, _ in problems))
-        hints = " ".join(dict.fromkeys(h for _, h in problems if h))
-        raise RecipeError(
-            f"{source} is not a valid recipe:\n{message}",
-            hints or "`edgekit recipe schema` prints every key.",
-        ) from e
-    recipe = recipe.model_copy(
+        found = [_explain(error, node, data) for error in _causes(e)]
+        raise _refusal([*found, *_unknown_targets(data, node, base or Path())], source) from e
+    if found := _unknown_targets(data, node, base or Path()):
+        raise _refusal(found, source)
+    return recipe.model_copy(
         update={"branches": tuple(_placed(b, base or Path()) for b in recipe.branches)}
     )
-    for i, branch in enumerate(recipe.branches):
+
+
+def _refusal(found: list[tuple[str, str]], source: str) -> RecipeError:
+    """All that is wrong with a recipe; of several problems each has its hint beside it."""
+    problems = list(dict.fromkeys(found))
+    several = len(problems) > 1
+    lines = [f"  {m} {h}".rstrip() if several else f"  {m}" for m, h in problems]
+    hint = "" if several else problems[0][1]
+    return RecipeError(
+        "\n".join([f"{source} is not a valid recipe:", *lines]),
+        hint or "`edgekit recipe schema` prints every key.",
+    )
+
+
+def _unknown_targets(
+    data: Mapping[Any, Any], node: yaml.Node | None, base: Path
+) -> list[tuple[str, str]]:
+    """Targets that cannot be loaded, as (message with path and line, hint)."""
+    branches = data.get("branches")
+    found = []
+    for i, branch in enumerate(branches if isinstance(branches, list) else ()):
+        name = branch.get("target") if isinstance(branch, dict) else None
+        if not isinstance(name, str):
+            continue
         try:
-            targets.load(branch.target)
+            targets.load(_target_from(name, base))
         except RecipeError as e:
-            raise RecipeError(f"{source}: branches[{i}].target: {e.message}", e.hint) from e
-    return recipe
+            at = _at(node, ("branches", i, "target"))
+            found.append((f"{at}: {e.message}", e.hint))
+    return found
 
 
 def _placed(branch: Branch, base: Path) -> Branch:
     """The branch with a target file's path as seen from the working folder."""
-    if not branch.target.endswith(targets.SUFFIXES):
-        return branch
-    return branch.model_copy(update={"target": str(base / branch.target)})
+    return branch.model_copy(update={"target": _target_from(branch.target, base)})
+
+
+def _target_from(name: str, base: Path) -> str:
+    return str(base / name) if name.endswith(targets.SUFFIXES) else name
 
 
 def _causes(error: ValidationError) -> list[Any]:
@@ -133,13 +156,12 @@ def _refuse_duplicates(node: yaml.Node | None) -> None:
 def _explain(error: Mapping[str, Any], node: yaml.Node | None, data: object) -> tuple[str, str]:
     """One problem of pydantic's as (message with path and line, hint)."""
     where = _without_tags(error["loc"], data, missing=error["type"] == "missing")
-    path = "".join(f"[{k}]" if isinstance(k, int) else f".{k}" for k in where).lstrip(".")
-    line = _line(node, where)
-    at = f"{path or 'recipe'}{f' (line {line})' if line else ''}"
+    at = _at(node, where)
     kind = error["type"]
     if kind == "extra_forbidden":
-        valid = _valid_keys(where[:-1], error["loc"])
-        return f"{at}: no such key.", nearest_hint(str(where[-1]), valid)
+        valid, key = _valid_keys(where[:-1], error["loc"]), str(where[-1])
+        owner = _owner(key, where[:-1])
+        return f"{at}: no such key.", owner or nearest_hint(key, valid)
     if kind == "union_tag_invalid":
         tag = str(error["ctx"]["tag"])
         return f"{at}: there is no pass of kind {tag!r}.", nearest_hint(tag, list(pass_kinds()))
@@ -155,6 +177,22 @@ def _explain(error: Mapping[str, Any], node: yaml.Node | None, data: object) -> 
     message = str(error["msg"]).removeprefix("Value error, ")
     message = message.replace("valid dictionary or instance of", "mapping with the keys of a")
     return f"{at}: {message[0].lower() + message[1:]}.", ""
+
+
+def _at(node: yaml.Node | None, where: tuple[Any, ...]) -> str:
+    """A path of the recipe as a person reads it, with its line."""
+    path = "".join(f"[{k}]" if isinstance(k, int) else f".{k}" for k in where).lstrip(".")
+    line = _line(node, where)
+    return f"{path or 'recipe'}{f' (line {line})' if line else ''}"
+
+
+def _owner(key: str, where: tuple[Any, ...]) -> str:
+    """Whose key it is that stands too deep; empty where it is nobody's."""
+    if key in Branch.model_fields and "passes" in where:
+        return f"{key!r} is a key of a branch, not of a pass."
+    if key in Recipe.model_fields and where:
+        return f"{key!r} is a key of the recipe itself."
+    return ""
 
 
 def nearest_hint(name: str, valid: list[str]) -> str:

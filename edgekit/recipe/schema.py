@@ -1,5 +1,6 @@
 """What a recipe can say."""
 
+import math
 import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, get_args
@@ -9,6 +10,7 @@ from pydantic import (
     ConfigDict,
     Field,
     GetJsonSchemaHandler,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -17,7 +19,7 @@ from pydantic_core import CoreSchema
 from edgekit import target as targets
 from edgekit.data import DataConfig
 from edgekit.errors import RecipeError, UsageError
-from edgekit.metrics import Task
+from edgekit.metrics import FRACTIONS, Task
 from edgekit.passes.base import Pass
 from edgekit.passes.build_tensorrt import BuildTensorrt
 from edgekit.passes.capture import ModelConfig
@@ -67,8 +69,11 @@ class Gate(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _from_a_number(cls, value: Any) -> Any:
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        return {"budget": value} if number else value
+        budget = value.get("budget") if isinstance(value, dict) else value
+        number = isinstance(budget, int | float) and not isinstance(budget, bool)
+        if budget is not None and not number:
+            raise ValueError(f"{budget!r} is not a number{_meant(budget)}")
+        return value if isinstance(value, dict) else {"budget": value}
 
     @classmethod
     def __get_pydantic_json_schema__(
@@ -76,6 +81,18 @@ class Gate(BaseModel):
     ) -> dict[str, Any]:
         """Tell editors that a bare number does."""
         return {"anyOf": [{"type": "number"}, handler(schema)]}
+
+
+def _meant(budget: object) -> str:
+    """How a budget that is no number is probably to be written."""
+    number, percent, _ = str(budget).partition("%")
+    try:
+        share = float(number) / 100
+    except ValueError:
+        share = math.nan
+    if percent and math.isfinite(share):
+        return f"; {number.strip()} % is {share:.10g}"
+    return "; a gate is a number such as 0.01, or {budget: 0.01, on: value}"
 
 
 class Gates(BaseModel):
@@ -106,6 +123,28 @@ class Gates(BaseModel):
     size_ratio: Gate | None = None
     macs_ratio: Gate | None = None
     energy_j: Gate | None = None
+
+    @field_validator("agreement")
+    @classmethod
+    def _a_share(cls, value: Gate | None) -> Gate | None:
+        if value is not None and not 0 < value.budget <= 1:
+            never = "fail" if value.budget <= 0 else "be held"
+            raise ValueError(
+                f"{value.budget:g} can never {never}: it is a share, above 0 and at most 1"
+                f"{_percent(value.budget)}"
+            )
+        return value
+
+    @field_validator(
+        "speedup", "p50_ms", "p90_ms", "p99_ms", "size_mb", "size_ratio", "macs_ratio", "energy_j"
+    )
+    @classmethod
+    def _above_zero(cls, value: Gate | None, info: ValidationInfo) -> Gate | None:
+        if value is not None and value.budget <= 0:
+            at_least = info.field_name in {"speedup", "size_ratio", "macs_ratio"}
+            never = "fail" if at_least else "be held"
+            raise ValueError(f"{value.budget:g} can never {never}: the budget must be above 0")
+        return value
 
     def given(self) -> dict[str, Gate]:
         """The gates that the recipe sets, by name."""
@@ -212,6 +251,15 @@ class Recipe(BaseModel):
             where = f"branches[{i}].gates"
             if branch.bench == "off" and (needs := sorted(given & _NEED_BENCH)):
                 raise ValueError(f"{where}: {needs[0]!r} needs a measurement, and `bench` is off")
+            drop = branch.gates.accuracy_drop
+            fraction = self.task.kind != "none" and self.task.metric_name in FRACTIONS
+            if drop is not None and fraction and not -1 < drop.budget < 1:
+                never = "fail" if drop.budget >= 1 else "be held"
+                raise ValueError(
+                    f"{where}.accuracy_drop: {drop.budget:g} can never {never}:"
+                    f" {self.task.metric_name} lies between 0 and 1, and so does a drop of it"
+                    f"{_percent(drop.budget)}"
+                )
             if self.data is None and (needs := sorted(given & _NEED_DATA)):
                 raise ValueError(f"{where}: {needs[0]!r} needs a `data:` section")
         return self
@@ -238,6 +286,11 @@ class Recipe(BaseModel):
     def targets(self) -> tuple[Target, ...]:
         """The branches' targets, in order."""
         return tuple(targets.load(b.target) for b in self.branches)
+
+
+def _percent(budget: float) -> str:
+    """What a number from 1 to 100 in the place of a share was probably meant to be."""
+    return f"; {budget:g} % is {budget / 100:.10g}" if 1 <= budget <= 100 else ""
 
 
 def _check_meter(name: str) -> None:

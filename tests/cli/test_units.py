@@ -83,3 +83,18 @@ def test_shapes(text, found):
 def test_shapes_that_cannot_be_read(text):
     with pytest.raises(UsageError, match="is not the shape of an input"):
         units.shapes([text])
+
+
+@pytest.mark.parametrize(("text", "value"), [("0.99", 0.99), ("99%", 0.99), ("1", 1.0)])
+def test_a_part_of_a_whole(text: str, value: float) -> None:
+    assert units.part(text, "--min-agreement") == value
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [("99", "99% or 0.99"), ("0", ""), ("-1", ""), ("nan", ""), ("990%", ""), ("x", "")],
+)
+def test_what_no_share_can_reach_is_refused(text: str, hint: str) -> None:
+    with pytest.raises(UsageError, match=f"--min-agreement '{text}' is not a share") as raised:
+        units.part(text, "--min-agreement")
+    assert hint in raised.value.hint
