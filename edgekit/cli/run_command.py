@@ -33,8 +33,8 @@ def run(
 
     if dry_run:
         with common.progress():
-            plan = explain(recipe, out, threads=threads or cpu_threads())
-        common.print_json(plan) if json else show.plan(plan)
+            plan = explain(recipe, out, threads=threads or cpu_threads(), device=device)
+        common.print_json(plan) if json else show.plan(plan, key="given")
         return
     try:
         with common.progress() as progress:

@@ -112,19 +112,40 @@ def _figure(figure: "Figure", *, signed: bool = False) -> Text:
     return text.append(f"\n[{interval}", style="dim") if interval else text
 
 
-def plan(steps: "Sequence[dict[str, Any]]") -> None:
-    """What a recipe would do."""
+def plan(steps: "Sequence[dict[str, Any]]", *, key: str = "config") -> None:
+    """What a recipe would do.
+
+    Args:
+        steps: from `edgekit.pipeline.explain`.
+        key: which parameters to show: `config`, all that are decided, or `given`, those that the
+            recipe sets.
+    """
     table = _table("step", "branch", "folder", "there", "parameters", words=5)
     for step in steps:
-        fields = {k: v for k, v in step["config"].items() if k not in {"kind", "name"}}
+        fields = {k: v for k, v in step[key].items() if k not in {"kind", "name"}}
         table.add_row(
             step["step"],
             step["branch"] or "shared",
             step["folder"],
             "yes" if step["there"] else "",
-            Text(", ".join(f"{k}={v}" for k, v in fields.items()), overflow="fold"),
+            Text(", ".join(f"{k}: {_value(v)}" for k, v in fields.items()), overflow="fold"),
         )
-    out_console().print(table)
+    console = out_console()
+    console.print(table)
+    for step in steps:
+        for warning in step.get("warnings", ()):
+            console.print(Text(f"warning: {warning}", style="yellow"), soft_wrap=True)
+
+
+def _value(value: object) -> str:
+    """A parameter as a recipe would write it."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{k}: {_value(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_value, value)) + "]"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value)
 
 
 def manifest(found: "Manifest") -> None:

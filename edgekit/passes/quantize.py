@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
+from glob import escape
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
@@ -25,6 +26,13 @@ if TYPE_CHECKING:
     from edgekit.quantize.attempts import Attempt
     from edgekit.quantize.ladder import Ladder
     from edgekit.quantize.ptq import QuantReport
+
+
+_WHY = {
+    "latency": "int8 made the network no faster there: the guard left it in float",
+    "accuracy": "int8 lost too much there: the guard left it in float",
+    "budget": "the budget has room for it in float, where int8 would lose most",
+}
 
 
 class Quantize(PtqConfig, Pass):
@@ -97,7 +105,7 @@ class Quantize(PtqConfig, Pass):
             if self.guard or self.budget is not None:
                 kept = self._guarded(ladder, context)
                 _move(kept.path, path)
-                report = kept.report
+                report = self._named(kept, ladder)
             else:
                 kind = ladder.kinds(self.method)[0]
                 report = ladder.make(kind, self, path)
@@ -149,6 +157,18 @@ class Quantize(PtqConfig, Pass):
             seed=context.seed,
             progress=context.progress,
         )
+
+    def _named(self, kept: "Attempt", ladder: "Ladder") -> "QuantReport | None":
+        """The report, in which layers that the search left in float say why it did."""
+        if kept.report is None:
+            return None
+        why = {each.node: _WHY[each.why] for each in ladder.reverted}
+        given_up = set(kept.config.exclude) - set(self.exclude)
+        excluded = tuple(
+            (name, why.get(name, _WHY["budget"]) if escape(name) in given_up else reason)
+            for name, reason in kept.report.excluded
+        )
+        return replace(kept.report, excluded=excluded)
 
     def _guarded(self, ladder: "Ladder", context: Context) -> "Attempt":
         if self.budget is not None:

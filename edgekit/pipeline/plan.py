@@ -7,8 +7,10 @@ from typing import Any
 from edgekit import manifest
 from edgekit.errors import DeviceError, UnavailableError
 from edgekit.passes.base import Context, Pass
+from edgekit.pipeline.branch_bench import Places
+from edgekit.pipeline.foresight import foreseen
 from edgekit.pipeline.step import Made, Store, capture_key, step_key
-from edgekit.recipe import Recipe, load
+from edgekit.recipe import Gate, Recipe, load
 from edgekit.target import Target
 
 RECIPE = "recipe.yaml"
@@ -20,7 +22,9 @@ def locate(path: Path) -> Path:
     return path / RECIPE if path.is_dir() else path
 
 
-def explain(path: Path, out: Path | None, *, threads: int = 1) -> list[dict[str, Any]]:
+def explain(
+    path: Path, out: Path | None, *, threads: int = 1, device: str | None = None
+) -> list[dict[str, Any]]:
     """Say what a recipe would do, without doing it.
 
     Args:
@@ -28,12 +32,15 @@ def explain(path: Path, out: Path | None, *, threads: int = 1) -> list[dict[str,
         out: the run's folder, to see what is there already; None does not look. Where there is
             something, the data is read, since it is part of what decides each step.
         threads: CPU threads of the run, which decide how training rounds.
+        device: where every branch is measured, whatever the recipe says.
 
     Returns:
-        One mapping a step: `branch`, `step`, `folder`, `config` with what the targets decide, and
-        `there`: whether a run would find the step made. After one that is not there it is False,
-        though a run may still find the next if the one before comes out as it was; and it is False
-        where a device that builds an engine cannot be asked whether it is still the same.
+        One mapping a step: `branch`, `step`, `folder`, `config` with what the targets decide,
+        `given` with what the recipe itself sets of it, and `there`: whether a run would find the
+        step made. After one that is not there it is False, though a run may still find the next if
+        the one before comes out as it was; and it is False where a device that builds an engine
+        cannot be asked whether it is still the same. With `out`, the step `measure` has `warnings`:
+        gates that cannot be held on this machine.
     """
     recipe = load(locate(path))
     base = locate(path).parent.resolve()
@@ -46,6 +53,7 @@ def explain(path: Path, out: Path | None, *, threads: int = 1) -> list[dict[str,
             "step": "capture",
             "folder": ORIGINAL,
             "config": config,
+            "given": recipe.model.model_dump(exclude_unset=True, exclude_none=True),
             "there": look.original is not None,
         }
     ]
@@ -65,10 +73,17 @@ def explain(path: Path, out: Path | None, *, threads: int = 1) -> list[dict[str,
                 "step": "measure",
                 "folder": "",
                 "config": measured,
+                "given": {**measured, "gates": {k: _short(g) for k, g in branch.gates.given().items()}},
                 "there": False,
+                "warnings": list(foreseen(branch, target, Places(device))) if out else [],
             }
         )
     return plan
+
+
+def _short(gate: Gate) -> Any:
+    """A gate as a recipe would write it: a bare number where that says all."""
+    return gate.budget if gate == Gate(budget=gate.budget) else gate.model_dump(mode="json")
 
 
 def check_start(recipe: Recipe, base: Path) -> None:
@@ -133,6 +148,7 @@ def _chain(
                 "step": step.title,
                 "folder": folder,
                 "config": step.model_dump(mode="json", exclude_none=True),
+                "given": given.model_dump(mode="json", exclude_unset=True, exclude_none=True),
                 "there": parent is not None,
             }
         )

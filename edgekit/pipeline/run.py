@@ -17,6 +17,7 @@ from edgekit.passes.base import Context, Pass
 from edgekit.pipeline import crew, gates
 from edgekit.pipeline.branch_bench import Places
 from edgekit.pipeline.cost import CostMeter, total
+from edgekit.pipeline.foresight import foreseen
 from edgekit.pipeline.measure import Judge, cpu_threads
 from edgekit.pipeline.plan import ORIGINAL, check_start, locate
 from edgekit.pipeline.step import STAGING, Made, Store, capture_key, guarded, make, step_key
@@ -87,7 +88,18 @@ def run_recipe(
             places=places,
         )
         run.store.clear()
+        for warning in _foreseen(recipe, branches, places):
+            run.progress.say(f"  warning: {warning}")
         return run.run(set(branches or ()), started)
+
+
+def _foreseen(
+    recipe: Recipe, branches: Sequence[str] | None, places: Places
+) -> Iterator[str]:
+    """Gates that are sure to fail, told before anything long is done."""
+    for branch, target in zip(recipe.branches, recipe.targets(), strict=True):
+        if not branches or branch.name in branches:
+            yield from foreseen(branch, target, places)
 
 
 @contextmanager

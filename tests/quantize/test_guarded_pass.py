@@ -99,6 +99,8 @@ def test_a_pt2_is_lowered_and_its_layers_keep_their_names(
     assert guard["held"] is True
     assert [t["layers_int8"] for t in guard["tried"]] == [2, 1]
     assert [(r["layer"], r["why"]) for r in guard["reverted"]] == [("stem", "latency")]
+    why = dict(made.notes["excluded"])["stem/Conv"]
+    assert why == "int8 made the network no faster there: the guard left it in float"
     assert made.artifact.format == "onnx"
     assert [p.name for p in (tmp_path / "a").glob(".*")] == []
     assert any(n.op_type == "QuantizeLinear" for n in read_onnx(made.artifact.path).graph.node)
