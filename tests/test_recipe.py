@@ -68,7 +68,12 @@ def test_a_recipe_becomes_passes(tmp_path: Path) -> None:
         ("    passes:", "    bench: off\n    passes:", r"'speedup' needs a measurement", "schema"),
         ("accuracy_drop: 0.01", "accuracy_drop: 5", r"5 can never fail.* 5 % is 0\.05", "schema"),
         ("accuracy_drop: 0.01", "accuracy_drop: -1", r"-1 can never be held", "schema"),
-        ("accuracy_drop: 0.01", "accuracy_drop: 2%", r"'2%' is not a number; 2 % is 0.02", "schema"),
+        (
+            "accuracy_drop: 0.01",
+            "accuracy_drop: 2%",
+            r"'2%' is no.* 2 % is 0\.02",
+            "schema",
+        ),
         ("accuracy_drop: 0.01", "accuracy_drop: true", r"true is not a number.*such as", "schema"),
         ("accuracy_drop: 0.01", "agreement: 99", r"99 can never be held.* 99 % is 0\.99", "schema"),
         ("accuracy_drop: 0.01", "agreement: 0", r"gates\.agreement.*0 can never fail", "schema"),

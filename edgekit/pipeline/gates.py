@@ -122,7 +122,8 @@ def _hold(name: str, gate: Gate, branch: str, found: tuple[Figure, str]) -> Gate
     one_sided = gate.on == "bound" and bound is None and other is not None
     outcome: Outcome
     if observed.label == "unavailable" or value is None or math.isnan(value):
-        outcome, why = "not measured", f"was not measured: {(observed.note or 'no figure').rstrip('.')}"
+        outcome = "not measured"
+        why = f"was not measured: {(observed.note or 'no figure').rstrip('.')}"
     elif one_sided:
         outcome = "not measured"
         why = f"has no {'upper' if at_most else 'lower'} bound: {observed.note}"

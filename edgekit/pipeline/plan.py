@@ -67,13 +67,14 @@ def explain(
         }
         if branch.device is not None:
             measured["device"] = branch.device
+        held = {name: _short(gate) for name, gate in branch.gates.given().items()}
         plan.append(
             {
                 "branch": branch.name,
                 "step": "measure",
                 "folder": "",
                 "config": measured,
-                "given": {**measured, "gates": {k: _short(g) for k, g in branch.gates.given().items()}},
+                "given": {**measured, "gates": held},
                 "there": False,
                 "warnings": list(foreseen(branch, target, Places(device))) if out else [],
             }

@@ -93,9 +93,7 @@ def run_recipe(
         return run.run(set(branches or ()), started)
 
 
-def _foreseen(
-    recipe: Recipe, branches: Sequence[str] | None, places: Places
-) -> Iterator[str]:
+def _foreseen(recipe: Recipe, branches: Sequence[str] | None, places: Places) -> Iterator[str]:
     """Gates that are sure to fail, told before anything long is done."""
     for branch, target in zip(recipe.branches, recipe.targets(), strict=True):
         if not branches or branch.name in branches:

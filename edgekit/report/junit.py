@@ -10,8 +10,9 @@ from edgekit.report.text import printable
 def junit(report: RunReport) -> str:
     """Write the gates as JUnit XML.
 
-    A gate that is not held is a failure, one that was not judged since a step failed before it, too;
-    a step that failed is an error, a skipped branch and its gates are skipped test cases. A suite is the shared chain or one branch.
+    A gate that is not held is a failure, whether it was measured or a step failed before it; a step
+    that failed is an error; a skipped branch and its gates are skipped test cases. A suite is the
+    shared chain or one branch.
     """
     root = ET.Element("testsuites", name=printable(f"edgekit {report.recipe}"))
     if report.gates or any(s.status == "failed" for s in report.shared):
