@@ -330,7 +330,8 @@ class Judge:
         rows, made = bench.layers(artifact, names[0] if names else "", result)
         self.measured_now += made
         return tuple(
-            LayerTime(layer=row["layer"], op=row["op"], ms=row["ms"]) for row in rows[:_SLOWEST]
+            LayerTime(layer=row["layer"], op=row["op"], ms=row["ms"], share=row.get("share"))
+            for row in rows[:_SLOWEST]
         )
 
     @cached_property

@@ -8,7 +8,13 @@ from edgekit.errors import UnavailableError
 from edgekit.report import plots, view
 from edgekit.report.learning import HEIGHT, WIDTH, learning
 from edgekit.report.schema import BranchReport, RunReport, StepReport
-from edgekit.report.text import count_text, figure_text, printable, seconds_text
+from edgekit.report.text import (
+    count_text,
+    microseconds_text,
+    printable,
+    seconds_text,
+    share_text,
+)
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -92,7 +98,8 @@ def _environment() -> "Environment":
         worst=view.worst_classes,
         seconds=seconds_text,
         count=count_text,
-        ms=lambda v: figure_text(v, None, None, "ms"),
+        ms=microseconds_text,
+        percent=share_text,
     )
     return environment
 

@@ -15,6 +15,7 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 16, 36, 44  # a point at the top has its name
 _CHAR = 7.0  # width of a character, with room for the larger type on a phone
 _LINE = 15.0
 _CROWDED = 0.15  # share of a name that others may cover
+_MARGIN = 6.0  # by so much a name is nearer to its own point than to any other
 _NEAR = 9.0  # points closer than this lie on one another
 BAR_WIDTH, BAR_ROW, _LONGEST_NAME = 340, 36, 26
 
@@ -157,17 +158,40 @@ def _place_labels(points: Sequence[Point]) -> tuple[Text, ...]:
     labels = []
     for group in groups:
         first = group[0]
-        text = _shorten(", ".join(p.name for p in [*group[1:], first]), _LONGEST_NAME + 8)
-        best = min(
-            _choices(first.x, first.y, len(text) * _CHAR),
-            key=lambda c: _overlap(c[0], taken),
-        )
-        covered = _overlap(best[0], taken)
-        if first.kind == "middle" and covered > _CROWDED * len(text) * _CHAR * _LINE:
+        others = [p for p in points if p not in group]
+        found = [
+            (_astray(box, first, others), _overlap(box, taken), i, text, box, x, anchor)
+            for i, text in enumerate(_names(group))
+            for box, x, anchor in _choices(first.x, first.y, len(text) * _CHAR)
+        ]
+        astray, covered, _, text, box, x, anchor = min(found, key=lambda c: c[:3])
+        crowded = covered > _CROWDED * len(text) * _CHAR * _LINE
+        if first.kind == "middle" and (crowded or astray):
             continue
-        taken.append(best[0])
-        labels.append(Text(text, _r(best[1]), _r(best[0][3] - 3), best[2], first.kind))
+        taken.append(box)
+        labels.append(Text(text, _r(x), _r(box[3] - 3), anchor, first.kind))
     return tuple(labels)
+
+
+def _names(group: Sequence[Point]) -> list[str]:
+    """What points on one spot may be called: all their names, or the first and the last."""
+    names = [p.name for p in [*group[1:], group[0]]]
+    whole = _shorten(", ".join(names), _LONGEST_NAME + 8)
+    if len(names) < 3:
+        return [whole]
+    return [whole, _shorten(f"{names[0]} … {names[-1]}", _LONGEST_NAME + 8)]
+
+
+def _astray(box: "_Box", own: Point, others: Iterable[Point]) -> bool:
+    """Whether a name would be read as that of another point: it lies as near to that one."""
+    reach = _distance(box, own) + _MARGIN
+    return any(_distance(box, other) < reach for other in others)
+
+
+def _distance(box: "_Box", point: Point) -> float:
+    wide = max(box[0] - point.x, 0.0, point.x - box[2])
+    high = max(box[1] - point.y, 0.0, point.y - box[3])
+    return math.hypot(wide, high)
 
 
 _Box = tuple[float, float, float, float]
@@ -181,6 +205,9 @@ def _choices(x: float, y: float, width: float) -> list[tuple[_Box, float, str]]:
             box = (left, y + down - 11, left + width, y + down + 3)
             at = left if anchor == "start" else left + width
             found.append((box, at, anchor))
+    for down in (-12.0, 22.0, -12.0 - _LINE):
+        box = (x - width / 2, y + down - 11, x + width / 2, y + down + 3)
+        found.append((box, x, "middle"))
     inside = [c for c in found if c[0][0] >= _LEFT and c[0][2] <= WIDTH]
     return inside or found[:1]
 
@@ -217,6 +244,7 @@ class Bars:
     baseline: float
     height: float
     said: str
+    hint: str
     width: float = BAR_WIDTH
 
 
@@ -232,6 +260,10 @@ def bars(steps: Sequence[StepReport]) -> tuple[Bars, ...]:
 
 
 _Ratio = tuple[float, float | None, float | None, str]
+_HINTS = {
+    "latency": "The median; per cent of the original in paired, interleaved runs, which need not be"
+    " the ratio of the two medians."
+}
 
 
 def _latency_ratio(step: StepReport, original: StepReport) -> _Ratio | None:
@@ -276,7 +308,8 @@ def _bars(
             )
         )
     said = "; ".join(f"{s.name}: {b.text}" for (s, _), b in zip(known, drawn, strict=True))
-    return Bars(title, slug, tuple(drawn), _r(scale), float(len(known) * BAR_ROW), said)
+    height = float(len(known) * BAR_ROW)
+    return Bars(title, slug, tuple(drawn), _r(scale), height, said, _HINTS.get(slug, ""))
 
 
 def _shorten(name: str, longest: int = _LONGEST_NAME) -> str:

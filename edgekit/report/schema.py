@@ -258,12 +258,14 @@ class LayerTime(_Frozen):
     Attributes:
         layer: the layer, by the user's own name where it is known.
         op: the operator.
-        ms: time in one inference.
+        ms: time in one inference; runtimes count it in whole microseconds.
+        share: of the sum of all layers of the profile, 0 to 1; None where it is not known.
     """
 
     layer: str
     op: str = ""
     ms: float
+    share: float | None = None
 
 
 class BranchReport(_Frozen):

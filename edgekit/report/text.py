@@ -72,6 +72,25 @@ def figure_parts(
     return text(value) + suffix, interval
 
 
+def microseconds_text(value_ms: float) -> str:
+    """Write milliseconds that were counted in whole microseconds: three significant digits at most.
+
+    Args:
+        value_ms: the time, milliseconds.
+    """
+    if 0 < value_ms < 0.0005:
+        return "< 0.001 ms"
+    digits = 2 - math.floor(math.log10(value_ms)) if value_ms > 0 else 3
+    return f"{number(value_ms, min(max(digits, 0), 3))} ms"
+
+
+def share_text(value: float | None) -> str:
+    """Write a rough share of 0 to 1 in whole per cent."""
+    if value is None:
+        return DASH
+    return "< 1 %" if 0 < value < 0.005 else f"{number(value * 100, 0)} %"
+
+
 def exact_text(value: float, unit: str) -> str:
     """Write a number that somebody chose, such as a budget, with the digits they gave."""
     factor, suffix = _scale(abs(value), unit)

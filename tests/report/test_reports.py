@@ -435,7 +435,7 @@ def test_names_in_the_plot_cover_nothing_and_points_on_one_spot_share_one(report
     boxes = []
     for label in plot.labels:
         width = len(label.text) * 6
-        left = label.x if label.anchor == "start" else label.x - width
+        left = label.x - {"start": 0, "middle": width / 2, "end": width}[label.anchor]
         boxes.append((left, label.y - 10, left + width, label.y + 2))
     dots = [(p.x - 6, p.y - 6, p.x + 6, p.y + 6) for p in plot.points]
     for i, box in enumerate(boxes):
@@ -443,6 +443,53 @@ def test_names_in_the_plot_cover_nothing_and_points_on_one_spot_share_one(report
         for other in (*dots, *boxes[:i]):
             apart = box[2] <= other[0] or other[2] <= box[0]
             assert apart or box[3] <= other[1] or other[3] <= box[1]
+
+
+def test_a_name_in_the_plot_is_nearer_to_its_own_point_than_to_any_other():
+    """Three steps on one spot have a long name, and another step's point lies to their left."""
+    found = ((0.0855, 1.0), (0.0592, 0.5), (0.0594, 1.0), (0.0595, 0.989), (0.0595, 0.989))
+    names = ("original", "prune", "distill", "fine-tune", "export-onnx", "quantize")
+    steps = [
+        StepReport(
+            name=name,
+            metric=Figure(value=metric, unit="fraction"),
+            latency_p50_ms=Figure(value=ms, unit="ms"),
+        )
+        for name, (ms, metric) in zip(names, (*found, (0.0381, 0.989)), strict=True)
+    ]
+    plot = plots.scatter(steps)
+    points = {p.name: p for p in plot.points}
+    assert {t.text for t in plot.labels} >= {"original", "quantize", "distill … export-onnx"}
+    for label in plot.labels:
+        width = len(label.text) * 6
+        left = label.x - {"start": 0, "middle": width / 2, "end": width}[label.anchor]
+        away = {
+            name: max(left - p.x, 0, p.x - left - width) + max(label.y - 10 - p.y, 0, p.y - label.y)
+            for name, p in points.items()
+        }
+        of = {"distill", "fine-tune", "export-onnx"} if "…" in label.text else {label.text}
+        assert min(away, key=away.get) in of, (label, away)
+
+
+def test_slowest_layers_have_their_share(report):
+    pytest.importorskip("jinja2")
+    branch = report.branches[0]
+    layers = [
+        layer.model_copy(update={"share": share})
+        for layer, share in zip(branch.profile, (0.48, 0.4, 0.054), strict=True)
+    ]
+    run = report.model_copy(update={"branches": (branch.model_copy(update={"profile": layers}),)})
+    text = html(run)
+    for share, ms in (("48 %", "0.051 ms"), ("40 %", "0.044 ms"), ("5 %", "0.006 ms")):
+        assert f'<td data-label="Share">{share}</td><td data-label="Time">{ms}</td>' in text
+
+
+def test_on_a_narrow_screen_every_cell_of_a_stacked_row_says_what_it_is(report):
+    pytest.importorskip("jinja2")
+    for table in re.findall(r'<table class="stack">.*?</table>', html(report), re.DOTALL):
+        cells = re.findall(r"<td[^>]*>", table)
+        assert cells
+        assert all("data-label=" in cell or "aria-hidden" in cell for cell in cells), table
 
 
 def test_steps_without_a_latency_are_named_beside_the_plot(report):

@@ -1,7 +1,15 @@
 import pytest
 
 from edgekit.report.schema import Figure
-from edgekit.report.text import bytes_text, count_text, exact_text, printable, seconds_text
+from edgekit.report.text import (
+    bytes_text,
+    count_text,
+    exact_text,
+    microseconds_text,
+    printable,
+    seconds_text,
+    share_text,
+)
 
 NNBSP = "\N{NARROW NO-BREAK SPACE}"
 
@@ -92,3 +100,23 @@ def test_text_that_hides_or_reorders_is_made_visible():
     assert printable("a\u202eb") == "a\ufffdb"
     assert printable("two\nlines") == "two lines"
     assert printable("naïve 層") == "naïve 層"
+
+
+@pytest.mark.parametrize(
+    ("ms", "text"),
+    [
+        (0.002, "0.002 ms"),
+        (0.0038799999999999998, "0.004 ms"),
+        (0.0004, "< 0.001 ms"),
+        (0.0, "0.000 ms"),
+        (0.0123, "0.012 ms"),
+        (1.2345, "1.23 ms"),
+        (123.45, "123 ms"),
+    ],
+)
+def test_what_was_counted_in_microseconds_has_no_finer_digits(ms: float, text: str) -> None:
+    assert microseconds_text(ms) == text
+
+
+def test_shares_are_told_in_whole_per_cent() -> None:
+    assert [share_text(v) for v in (0.3333, 0.001, 0.0, None)] == ["33 %", "< 1 %", "0 %", "–"]
