@@ -1,6 +1,7 @@
 """Where a recipe begins: a file, a package or the user's code becomes an artifact."""
 
 import hashlib
+from dataclasses import replace
 from importlib import util
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, model_v
 from pydantic_core import CoreSchema
 
 from edgekit.artifact import FORMAT_OF_SUFFIX, NAME_MAP, Artifact, TensorSpec
-from edgekit.errors import UsageError
+from edgekit.errors import PassError, UsageError
 from edgekit.manifest import LIBRARIES, write_text_atomically
 from edgekit.passes.base import Context
 
@@ -261,9 +262,67 @@ def _capture(config: ModelConfig, context: Context) -> Artifact:
         load_weights(module, context.base / config.weights)
     else:
         context.warn("No weights were given: the network is as its factory initialised it.")
-    example, dynamic = _renamed(module, *_example(config, context))
-    program = capture(module, example, dynamic=dynamic, imports=config.imports)
+    asked, shapes = _example(config, context)
+    example, dynamic = _renamed(module, asked, shapes)
+    try:
+        program = capture(module, example, dynamic=dynamic, imports=config.imports)
+    except PassError as e:
+        raise _misfit(module, example, list(asked), config) or e from e
+    if config.inputs is not None:
+        program = _named(program, dict(zip(example, asked, strict=True)))
     return save_program(program, context, made_by="capture")
+
+
+def _misfit(
+    module: "nn.Module", example: dict[str, "Tensor"], names: list[str], config: ModelConfig
+) -> UsageError | None:
+    """The error of a network that does not run on its example at all; None where it does."""
+    import torch
+
+    training = module.training
+    try:
+        with torch.no_grad():
+            module.eval()(**example)
+    except (RuntimeError, TypeError, ValueError, IndexError) as e:
+        tensors = zip(names, example.values(), strict=True)
+        shapes = ", ".join(f"{name}: {list(t.shape)}" for name, t in tensors)
+        said = (str(e).strip().splitlines() or [type(e).__name__])[0]
+        given = "the sizes in --input, or `model: inputs:` of a recipe"
+        return UsageError(
+            f"The network does not run on the inputs that it is given ({shapes}): {said}",
+            f"Mend {given if config.inputs is not None else 'the data set, or name inputs'}.",
+        )
+    finally:
+        module.train(training)
+    return None
+
+
+def _named(program: "Program", names: dict[str, str]) -> "Program":
+    """The program with its inputs called as they were asked for.
+
+    Args:
+        program: captured.
+        names: of the parameters of `forward`, to what they are to be called.
+
+    Raises:
+        UsageError: an output has that name.
+    """
+    from edgekit.graph.flatten import identifier
+
+    called = {old: identifier(new) for old, new in names.items() if old != new}
+    taken = {spec.name for spec in program.outputs}
+    for new in called.values():
+        if new in taken:
+            raise UsageError(
+                f"An input cannot be called {new!r}: an output of the network is.",
+                "Call it otherwise.",
+            )
+    inputs = tuple(
+        spec.model_copy(update={"name": called.get(spec.name, spec.name)})
+        for spec in program.inputs
+    )
+    ranges = {called.get(name, name): ends for name, ends in program.ranges.items()}
+    return replace(program, inputs=inputs, ranges=ranges)
 
 
 def _example(
