@@ -72,6 +72,8 @@ def report(run: "RunReport", out: Path) -> None:
             console.print(Text(f"{branch.status}: {branch.reason}", style="yellow"), soft_wrap=True)
         for gate in branch.gates:
             mark = Text("PASS ", style="green") if gate.passed else Text("FAIL ", style="bold red")
+            if branch.status == "skipped":
+                mark = Text("SKIP ", style="yellow")
             console.print(mark + Text(gate.message, style="default"), soft_wrap=True)
         console.print()
     console.print(

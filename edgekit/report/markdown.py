@@ -95,6 +95,10 @@ def _table(report: RunReport, branch: BranchReport | None) -> Iterator[str]:
             yield from _details(row.step)
 
 
+def _sign(gate: GateReport) -> str:
+    return "⚪" if gate.outcome == "not judged" else "❌"
+
+
 def _details(step: StepReport) -> Iterator[str]:
     more = view.details(step)
     if more is None:
@@ -121,13 +125,13 @@ def _gates(gates: Sequence[GateReport]) -> Iterator[str]:
         return
     yield from _rows(["Gate", "Budget", "Observed", "Verdict"], numbers=4)
     for gate in gates:
-        verdict = "✅ pass" if gate.passed else f"❌ **{view.gate_verdict(gate)}**"
+        verdict = "✅ pass" if gate.passed else f"{_sign(gate)} **{view.gate_verdict(gate)}**"
         observed = _cell(view.gate_observed(gate))
         yield _line([escape(gate.name), escape(view.gate_budget(gate)), observed, verdict])
     yield ""
     for gate in gates:
         if gate.message and not gate.passed:
-            yield from (f"❌ {escape(gate.message)}", "")
+            yield from (f"{_sign(gate)} {escape(gate.message)}", "")
 
 
 def _changes(step: StepReport) -> Iterator[str]:

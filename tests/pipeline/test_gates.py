@@ -6,6 +6,7 @@ from edgekit.errors import GateError
 from edgekit.pipeline.gates import hold, not_judged, raise_for_verdict
 from edgekit.recipe import Gates
 from edgekit.report.junit import junit
+from edgekit.report.markdown import markdown
 from edgekit.report.schema import BranchReport, Changes, Figure, RunReport, StepReport
 from edgekit.report.view import headline
 
@@ -140,3 +141,12 @@ def test_gates_of_a_skipped_branch_are_not_judged_and_fail_nothing() -> None:
     raise_for_verdict(report)
     assert headline(report) == "No gates were judged; skipped: x86."
     assert 'failures="0" errors="0" skipped="2"' in junit(report)
+
+
+def test_gates_that_were_not_judged_are_no_failures_to_the_eye() -> None:
+    gates = not_judged(Gates.model_validate({"p50_ms": 1}), "x86", ORIGINAL, "the branch was away")
+    branch = BranchReport(name="x86", gates=gates, status="failed")
+    text = markdown(report_of(QUANTIZED).model_copy(update={"branches": (branch,)}))
+    assert "⚪ **not judged**" in text
+    assert "p50_ms" in text
+    assert "was not judged: the branch was away." in text
