@@ -1,27 +1,25 @@
 """`distill`: train the network to answer as its teacher does."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import field_validator
 
 from edgekit.artifact import Artifact, Format, content_hash
 from edgekit.distill.config import DistillConfig
 from edgekit.errors import UsageError
-from edgekit.passes.base import Context, Pass
+from edgekit.passes.base import Context
 from edgekit.passes.capture import save_program
-from edgekit.passes.keeping import keep_of
 from edgekit.passes.shares import DataShares
 
 if TYPE_CHECKING:
     from edgekit.data import Dataset
     from edgekit.distill.teachers import Network
     from edgekit.graph.program import Program
-    from edgekit.train.checkpoint import Keep
     from edgekit.train.history import History
 
 
-class Distill(DistillConfig, DataShares, Pass):
+class Distill(DistillConfig, DataShares):
     """Distillation, with the original as the teacher unless another one is named.
 
     Attributes:
@@ -56,25 +54,14 @@ class Distill(DistillConfig, DataShares, Pass):
         teachers = [_open(name, context) for name in self._names()]
 
         def trained(
-            data: "Dataset", config: DistillConfig, keep: "Keep | None"
+            data: "Dataset", config: DistillConfig, **lent: Any
         ) -> "tuple[Program, History]":
-            program, history, pairs = distill(
-                student,
-                teachers,
-                data,
-                context.task,
-                config,
-                seed=context.seed,
-                progress=context.progress,
-                threads=context.threads,
-                keep=keep,
-            )
+            program, history, pairs = distill(student, teachers, data, context.task, config, **lent)
             if pairs:
                 context.notes["features"] = pairs
             return program, history
 
-        keep = keep_of(self, artifact, context)
-        program, _ = self.train_with_shares(self, context, keep, trained)
+        program = self.train_with_shares(self, artifact, context, trained)
         hashes = self.reads(context)
         context.notes["teacher"] = hashes[0] if len(hashes) == 1 else hashes
         return save_program(program, context, made_by=self.kind, parents=(artifact,))

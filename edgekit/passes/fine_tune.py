@@ -1,24 +1,22 @@
 """`fine-tune`: train the network on its own labels, after a step that cost accuracy."""
 
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from edgekit.artifact import Artifact, Format
-from edgekit.passes.base import Context, Pass
+from edgekit.passes.base import Context
 from edgekit.passes.capture import save_program
-from edgekit.passes.keeping import keep_of
 from edgekit.passes.shares import DataShares
 from edgekit.train.config import TrainConfig
 
 if TYPE_CHECKING:
     from edgekit.data import Dataset
     from edgekit.graph.program import Program
-    from edgekit.train.checkpoint import Keep
     from edgekit.train.history import History
 
 
-class FineTune(TrainConfig, DataShares, Pass):
+class FineTune(TrainConfig, DataShares):
     """Supervised training on the recipe's training split.
 
     Attributes:
@@ -62,23 +60,10 @@ class FineTune(TrainConfig, DataShares, Pass):
             groups = groups_of(network, self.sparsify)
             shrinkage = (self.sparsify, self.sparsify_strength, groups)
 
-        def trained(
-            data: "Dataset", config: TrainConfig, keep: "Keep | None"
-        ) -> "tuple[Program, History]":
-            return train(
-                network,
-                data,
-                context.task,
-                config,
-                seed=context.seed,
-                progress=context.progress,
-                threads=context.threads,
-                shrinkage=shrinkage,
-                keep=keep,
-            )
+        def trained(data: "Dataset", config: TrainConfig, **lent: Any) -> "tuple[Program, History]":
+            return train(network, data, context.task, config, shrinkage=shrinkage, **lent)
 
-        keep = keep_of(self, artifact, context)
-        program, _ = self.train_with_shares(config, context, keep, trained)
+        program = self.train_with_shares(config, artifact, context, trained)
         return save_program(program, context, made_by=self.kind, parents=(artifact,))
 
     def _with_new_head(

@@ -3,19 +3,22 @@
 Every share is trained for as many steps as the whole, so that what differs is what there was to
 learn from. Shares are drawn from the seed, with the classes in proportion, and a smaller one is
 part of each larger one. All are judged on the evaluation split, which decides nothing here: the
-artifact is what came of all samples.
+artifact is what came of all samples. What a share gave is kept beside the training's state, so that
+a run that was interrupted goes on with the share it was in.
 """
 
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import Field, field_validator
 
 from edgekit.errors import PassError, UsageError
+from edgekit.passes.base import Pass
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from edgekit.artifact import Artifact
     from edgekit.data import Dataset
     from edgekit.graph.program import Program
     from edgekit.passes.base import Context
@@ -23,10 +26,10 @@ if TYPE_CHECKING:
     from edgekit.train.config import TrainConfig
     from edgekit.train.history import History
 
-    Train = Callable[["Dataset", Any, "Keep | None"], tuple["Program", "History"]]
+    Train = Callable[..., tuple["Program", "History"]]
 
 
-class DataShares(BaseModel):
+class DataShares(Pass):
     """An option of passes that train.
 
     Attributes:
@@ -42,34 +45,87 @@ class DataShares(BaseModel):
         return tuple(sorted(set(value)))
 
     def train_with_shares(
-        self, config: "TrainConfig", context: "Context", keep: "Keep | None", train: "Train"
-    ) -> "tuple[Program, History]":
+        self, config: "TrainConfig", artifact: "Artifact", context: "Context", train: "Train"
+    ) -> "Program":
         """Train on all samples, and on the shares first; notes the history and the report.
 
         Args:
             config: the settings for all samples.
+            artifact: what is trained.
             context: data, task, seed; gets the notes.
-            keep: what is kept on disk.
-            train: from samples, settings and what is kept to a network.
+            train: from samples and settings to a network; takes the `seed`, `progress`, `threads`
+                and `keep` of `edgekit.train.trainer.train`.
 
         Raises:
-            UsageError: there is nothing to judge by, or a share is too small.
+            UsageError: there is nothing to judge by, or a share is too small; the data has changed
+                since an interrupted run.
+            PassError: the processes do not see the same files.
         """
+        from edgekit.passes.keeping import keep_of
+
         if context.data is None:
             raise PassError("There is no data to train on.", "Add a `data:` section.")
-        whole = context.data
+        whole, keep = context.data, keep_of(self, artifact, context)
         _check(self.data_shares, context, whole)
-        rows = []
-        for share in self.data_shares:
+        lent = {"seed": context.seed, "progress": context.progress, "threads": context.threads}
+        if not self.data_shares:
+            program, history = train(whole, config, keep=keep, **lent)
+            context.notes["history"] = history.to_dict()
+            return program
+        done = _Done(keep, config, context, whole)
+        for share in self.data_shares[len(done.rows) :]:
             part = whole.part(share, context.seed)
-            program, history = train(part, _longer(config, whole, part), _own(keep, share))
-            rows.append(_row(share, part, program, history, context))
-        program, history = train(whole, config, keep)
+            longer = _longer(config, whole, part, done.world)
+            program, history = train(part, longer, keep=_own(keep, share), **lent)
+            done.add(_row(share, part, program, history, context))
+        program, history = train(whole, config, keep=keep, **lent)
         context.notes["history"] = history.to_dict()
-        if rows:
-            rows.append(_row(1.0, whole, program, history, context))
-            context.notes["data_shares"] = {"rows": rows, "enough": _enough(rows)}
-        return program, history
+        rows = [*done.rows, _row(1.0, whole, program, history, context)]
+        context.notes["data_shares"] = {"rows": rows, "enough": _enough(rows)}
+        done.remove()
+        return program
+
+
+class _Done:
+    """The rows of the shares that are done, in the order of the shares, on disk too.
+
+    Args:
+        keep: the training's state, beside which they lie; its name tells one training from another.
+        config: the settings for all samples.
+        context: the threads; the seed and the task are in the state's name.
+        data: all samples.
+
+    Attributes:
+        rows: so far.
+        world: processes that train together.
+    """
+
+    def __init__(
+        self, keep: "Keep | None", config: "TrainConfig", context: "Context", data: "Dataset"
+    ) -> None:
+        from edgekit.train.checkpoint import Checkpoint, Keep
+        from edgekit.train.place import agree, place
+
+        keep = keep or Keep()
+        path = keep.state and keep.state.with_suffix(".shares")
+        with place(config) as here:
+            settings = {"threads": context.threads, "world": here.world}
+            self._file = Checkpoint(replace(keep, state=path), data.summary(), settings)
+            self.world, self._writes = here.world, here.rank == 0
+            found = self._file.load()
+            self.rows: list[dict[str, Any]] = found["rows"] if found else []
+            agree(here, len(self.rows))
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Keep one more."""
+        self.rows.append(row)
+        if self._writes:
+            self._file.offer(lambda: {"rows": self.rows}, now=True)
+
+    def remove(self) -> None:
+        """All is done."""
+        if self._writes:
+            self._file.remove()
 
 
 def _check(shares: tuple[float, ...], context: "Context", data: "Dataset") -> None:
@@ -88,9 +144,9 @@ def _check(shares: tuple[float, ...], context: "Context", data: "Dataset") -> No
     data.part(shares[0], context.seed)  # the smallest
 
 
-def _longer(config: "TrainConfig", whole: "Dataset", part: "Dataset") -> "TrainConfig":
+def _longer(config: "TrainConfig", whole: "Dataset", part: "Dataset", world: int) -> "TrainConfig":
     """As many steps on the part as on the whole; whatever counts epochs is stretched with them."""
-    size = config.batch_size * config.accumulate
+    size = config.batch_size * config.accumulate * world
     left = 1 - config.validation
     steps = [max(1, -(-round(d.count("train") * left) // size)) for d in (whole, part)]
     ratio = steps[0] / steps[1]

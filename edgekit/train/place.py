@@ -306,6 +306,23 @@ def place(config: "TrainConfig") -> Iterator[Place]:
         GradientState._reset_state()
 
 
+def agree(here: Place, done: int) -> None:
+    """See that all processes go on from the same point.
+
+    Args:
+        here: this process's place.
+        done: how far it has found the work to be.
+
+    Raises:
+        PassError: others have found something else.
+    """
+    if here.totals([done])[0] != done * here.world:
+        raise PassError(
+            "The processes do not find the same checkpoint.",
+            "Give an output folder that all machines share.",
+        )
+
+
 @contextmanager
 def losing(where: str) -> Iterator[None]:
     """Say what happened where another process of the training is lost.

@@ -20,7 +20,7 @@ from edgekit.train.history import Epoch, History, Patience, higher_is_better, me
 from edgekit.train.losses import Loss, output_name, right_answers, task_loss
 from edgekit.train.network import Trainee, WithLoss
 from edgekit.train.optimize import Average, Penalty, learning_rate, make_optimizer
-from edgekit.train.place import Place, losing, place
+from edgekit.train.place import Place, agree, losing, place
 from edgekit.train.reproducible import reproducible, seed_batch
 from edgekit.train.sharded import cut_like, full, put
 from edgekit.train.shrinkage import Shrinkage
@@ -125,7 +125,8 @@ def train(
             guide = Teacher(teacher)
             ids = [data.ids[row] for row in batches.rows]
             folder = keep.answers_to(data.content_hash, ids)
-            guide.remember(batches, progress, folder=folder, place=here)
+            with losing("the teacher's answers"):
+                guide.remember(batches, progress, folder=folder, place=here)
         left = config.epochs * len(batches) - done
         with progress.task("train", total=max(left, 1)) as bar:
             run.epochs(batches, guide, bar, saved)
@@ -203,11 +204,7 @@ class _Run:
         )
         state = saved.load()
         step = state["step"] if state else 0
-        if self._place.totals([step])[0] != step * self._place.world:
-            raise PassError(
-                "The processes do not find the same checkpoint.",
-                "Give an output folder that all machines share.",
-            )
+        agree(self._place, step)
         if state is None:
             return 0
         self.trainee.restore(state["weights"])
@@ -293,12 +290,13 @@ class _Run:
             seed_batch(self._seed, number, index, self._place.rank, self._place.device)
             with losing(where):
                 self._add(batch.to(self._place.device), rate, where)
-            bar.advance(1, detail=self._detail(number))
-            if batch.last:
-                self._begun, self._seconds = (number, index), time.perf_counter() - began
-                self._save(saved)
+                bar.advance(1, detail=self._detail(number))
+                if batch.last:
+                    self._begun, self._seconds = (number, index), time.perf_counter() - began
+                    self._save(saved)
         loss, seen, right, answered = self._sums
-        validation, fit = self._judge(batches)
+        with losing(f"the end of epoch {number}"):
+            validation, fit = self._judge(batches)
         return Epoch(
             epoch=number,
             loss=loss / seen,
@@ -345,7 +343,8 @@ class _Run:
         elif self._average is not None:
             self._average.apply()
         self.history.conclude()
-        self._place.gather(self.trainee.module)
+        with losing("the last step"):
+            self._place.gather(self.trainee.module)
         for name, tensor in self.trainee.weights().items():
             if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
                 raise PassError(

@@ -80,3 +80,30 @@ def two_moons(dataset) -> Dataset:
     )
     x += rng.normal(0, 0.05, x.shape)
     return dataset(x.astype(np.float32), label.astype(np.int64))
+
+
+class Everything(nn.Module):
+    """Convolution, batch norm and dropout: all that training could make random."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3, padding=1)
+        self.norm = nn.BatchNorm2d(4)
+        self.drop = nn.Dropout(0.5)
+        self.last = nn.Linear(4, 3)
+
+    def forward(self, x):
+        y = torch.relu(self.norm(self.conv(x))).mean((2, 3))
+        return {"logits": self.last(self.drop(y))}
+
+
+@pytest.fixture
+def everything(program) -> Callable[[], Program]:
+    return lambda: program(Everything(), 1, 8, 8)
+
+
+@pytest.fixture
+def images(dataset) -> Dataset:
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(50, 1, 8, 8)).astype(np.float32)
+    return dataset(x, rng.integers(0, 3, 50))

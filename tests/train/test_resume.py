@@ -1,9 +1,7 @@
 """A training that is interrupted goes on where it was, and ends in the same bits."""
 
-import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from edgekit.errors import PassError, UsageError
 from edgekit.metrics import Task
@@ -13,30 +11,9 @@ from edgekit.train.losses import task_loss
 from edgekit.train.trainer import train
 
 
-class Net(nn.Module):
-    """Batch norm and dropout: statistics and chance that a resumed run has to find again."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(1, 4, 3, padding=1)
-        self.norm = nn.BatchNorm2d(4)
-        self.drop = nn.Dropout(0.5)
-        self.last = nn.Linear(4, 3)
-
-    def forward(self, x):
-        y = torch.relu(self.norm(self.conv(x))).mean((2, 3))
-        return {"logits": self.last(self.drop(y))}
-
-
 @pytest.fixture
-def images(dataset):
-    rng = np.random.default_rng(1)
-    return dataset(rng.normal(size=(50, 1, 8, 8)).astype(np.float32), rng.integers(0, 3, 50))
-
-
-@pytest.fixture
-def net(program):
-    return program(Net(), 1, 8, 8)
+def net(everything):
+    return everything()
 
 
 class KilledError(Exception):
@@ -112,12 +89,12 @@ def test_data_that_has_changed_is_refused_by_name(net, images, dataset, interrup
         run(net, fewer, interrupted)
 
 
-def test_other_settings_begin_anew(net, images, interrupted, program) -> None:
+def test_other_settings_begin_anew(net, images, interrupted) -> None:
     _, history = run(net, images, interrupted, learning_rate=0.5)
     assert history.resumed_at == 0
 
 
-def test_another_teacher_or_network_begins_anew(net, images, interrupted, program) -> None:
+def test_another_teacher_or_network_begins_anew(net, images, interrupted, everything) -> None:
     from dataclasses import replace
 
     _, history = run(net, images, replace(interrupted, identity="another teacher"))
@@ -126,7 +103,7 @@ def test_another_teacher_or_network_begins_anew(net, images, interrupted, progra
     run(net, images, interrupted)  # leaves no state
     with pytest.raises(KilledError):
         run(net, images, interrupted, dies_after=6)
-    _, history = run(program(Net(), 1, 8, 8), images, interrupted)
+    _, history = run(everything(), images, interrupted)
     assert history.resumed_at == 0
 
 

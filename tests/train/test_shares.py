@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from pydantic import ValidationError
 
 from edgekit.errors import UsageError
@@ -64,6 +65,38 @@ def test_each_share_takes_as_many_steps_and_the_whole_is_the_result(run, blobs) 
     assert found == alone
     assert plain["history"]["epochs"][-1]["loss"] == notes["history"]["epochs"][-1]["loss"]
     assert "data_shares" not in plain
+
+
+def test_an_interrupted_run_goes_on_with_the_share_it_was_in(
+    run, blobs, dataset, monkeypatch, tmp_path
+) -> None:
+    settings = {"epochs": 2, "data_shares": [0.02, 0.25, 0.5]}
+    wanted, network = run(FineTune, blobs, **settings)
+    plain, steps, last = torch.optim.AdamW.step, 0, 26 + 10  # the second share's tenth step
+
+    def counted(self, *args, **kwargs):
+        nonlocal steps
+        if steps == last:
+            raise KeyboardInterrupt
+        steps += 1
+        return plain(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", counted)
+    monkeypatch.setattr("edgekit.train.checkpoint.EVERY_S", 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        run(FineTune, blobs, **settings)
+    other = dataset(np.zeros((400, 2), np.float32), blobs.targets, evaluation=0.5)
+    with pytest.raises(UsageError, match="has changed since training was interrupted"):
+        run(FineTune, other, **settings)
+    steps, last = 0, None
+    found, again = run(FineTune, blobs, **settings)
+    assert steps == 26 + 6 * 4 + 4 * 7 + 26 - 36
+    assert again == network
+    assert found["data_shares"] == wanted["data_shares"]
+    assert not list((tmp_path / "cache" / "training").iterdir())
+    steps = 0
+    run(FineTune, blobs, **settings)
+    assert steps == 26 + 6 * 4 + 4 * 7 + 26  # nothing is left of the run before
 
 
 def test_a_student_is_trained_on_shares_too_and_the_report_says_what_was_enough(run, blobs) -> None:

@@ -73,30 +73,8 @@ def test_history_is_plain_data(program, mlp, two_moons) -> None:
     assert {"epoch", "loss", "learning_rate", "seconds", "accuracy"} <= set(told["epochs"][0])
 
 
-class Everything(nn.Module):
-    """Convolution, batch norm and dropout: all that training could make random."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(1, 4, 3, padding=1)
-        self.norm = nn.BatchNorm2d(4)
-        self.drop = nn.Dropout(0.5)
-        self.last = nn.Linear(4, 3)
-
-    def forward(self, x):
-        y = torch.relu(self.norm(self.conv(x))).mean((2, 3))
-        return {"logits": self.last(self.drop(y))}
-
-
-@pytest.fixture
-def images(dataset):
-    rng = np.random.default_rng(1)
-    x = rng.normal(size=(50, 1, 8, 8)).astype(np.float32)
-    return dataset(x, rng.integers(0, 3, 50))
-
-
-def test_same_seed_same_bits_and_torch_as_it_was(program, images) -> None:
-    net = program(Everything(), 1, 8, 8)
+def test_same_seed_same_bits_and_torch_as_it_was(everything, images) -> None:
+    net = everything()
     torch.manual_seed(7)
     random_state = torch.get_rng_state()
     first, _ = run(net, images, epochs=2, augment="shift", seed=3)
@@ -109,8 +87,8 @@ def test_same_seed_same_bits_and_torch_as_it_was(program, images) -> None:
     assert not same(states(first), states(other))
 
 
-def test_streamed_data_trains_the_same_bits(program, images, monkeypatch) -> None:
-    net = program(Everything(), 1, 8, 8)
+def test_streamed_data_trains_the_same_bits(everything, images, monkeypatch) -> None:
+    net = everything()
     held, _ = run(net, images, augment="shift")
     monkeypatch.setattr("edgekit.train.batches.MEMORY_BYTES", 0)
     streamed, _ = run(net, images, augment="shift")
@@ -130,8 +108,8 @@ def test_threads_are_set_and_restored(program, mlp, two_moons) -> None:
     assert torch.get_num_threads() == 1
 
 
-def test_batch_norm_statistics_move_and_weights_come_back_plain(program, images) -> None:
-    before = program(Everything(), 1, 8, 8)
+def test_batch_norm_statistics_move_and_weights_come_back_plain(everything, images) -> None:
+    before = everything()
     after, _ = run(before, images)
     old, new = states(before), states(after)
     assert not torch.equal(old["norm.running_mean"], new["norm.running_mean"])
@@ -248,11 +226,11 @@ def test_a_last_batch_of_one_is_no_trouble_for_batch_norm(program, mlp, dataset,
 
 
 def test_batches_of_one_are_refused_where_batch_norm_would_divide_by_zero(
-    program, mlp, two_moons, images
+    everything, program, mlp, two_moons, images
 ) -> None:
     with pytest.raises(UsageError, match=r"Batch norm .* batches of one"):
         run(program(mlp(), 2), two_moons, batch_size=1)
-    run(program(Everything(), 1, 8, 8), images, batch_size=1)  # 64 values a channel are enough
+    run(everything(), images, batch_size=1)  # 64 values a channel are enough
 
 
 def test_a_fixed_batch_is_kept(program, dataset) -> None:
