@@ -36,6 +36,7 @@ from edgekit.train.trainer import train
 HERE = Path(__file__).parent
 Row = dict[str, Any]
 HINTS = (FeatureConfig(loss="hint"),)
+FADING = (FeatureConfig(loss="hint", fade=0.5),)
 METHODS: dict[str, Row | None] = {
     "labels": None,
     "from scratch": None,
@@ -44,6 +45,7 @@ METHODS: dict[str, Row | None] = {
     "dist, no label": {"loss": "dist", "label_weight": 0},
     "kd at 4, no label": {"temperature": 4.0, "label_weight": 0},
     "kd + features, no label": {"features": HINTS, "label_weight": 0},
+    "kd + fading features, no label": {"features": FADING, "label_weight": 0},
     "mse, no label": {"loss": "mean-squared-error", "label_weight": 0},
     "mse + relations, no label": {
         "loss": "mean-squared-error",

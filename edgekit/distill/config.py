@@ -52,6 +52,8 @@ class FeatureConfig(BaseModel):
         layers: names or patterns of layers that both networks have, or pairs `{student:,
             teacher:}`; edgekit pairs them unless given.
         weight: of the sum over the layers, beside the answers' loss.
+        fade: share of the training over which the weight falls to zero, in a straight line, so that
+            the answers alone decide in the end; None keeps it as it is.
         temperature: of `contrast`.
         width: of `contrast`: numbers in an embedding.
     """
@@ -61,6 +63,7 @@ class FeatureConfig(BaseModel):
     loss: FeatureLoss
     layers: tuple[str | LayerPair, ...] = ()
     weight: float = Field(default=1.0, gt=0)
+    fade: float | None = Field(default=None, gt=0, le=1)
     temperature: float = Field(default=0.07, gt=0)
     width: int = Field(default=128, ge=1)
 

@@ -78,8 +78,10 @@ def distill(
     members = tuple(teacher) if isinstance(teacher, Sequence) else (teacher,)
     for member in members:
         check_outputs(student.outputs, _outputs(student, member), judged.name, axis)
+        _check_inputs(student.inputs, member.inputs)
     labels = None
     if config.label_weight > 0:
+        _check_labels(data, task, config.label_weight)
         labels = task_loss(task, student, label_smoothing=config.label_smoothing)
     loss = _mixed(answer_loss(config, task, student), labels, config.label_weight)
     inside = (
@@ -107,6 +109,21 @@ def distill(
         keep=_keep(keep, inside, judged.name, axis),
     )
     return trained, history, inside.pairs if inside else []
+
+
+def _check_labels(data: "Dataset", task: "Task", weight: float) -> None:
+    """Refuse before the teacher is asked what would be refused in the first batch."""
+    alone = "`label_weight: 0` (`--label-weight 0`) learns from the teacher alone"
+    if task.kind == "none":
+        raise UsageError(
+            f"The task `none` has no labels, and they have a weight of {weight:g}.",
+            f"Give `task: kind:`; {alone}.",
+        )
+    if data.targets is None and task.kind not in {"reconstruction", "anomaly"}:
+        raise UsageError(
+            f"The data has no targets, and labels have a weight of {weight:g}.",
+            f"Name them: `data: target:`; {alone}.",
+        )
 
 
 def _keep(keep: Keep | None, inside: Features | None, judged: str, axis: int | None) -> Keep | None:
@@ -157,6 +174,23 @@ def check_outputs(
             )
 
 
+def _check_inputs(student: Sequence[TensorSpec], teacher: Sequence[TensorSpec]) -> None:
+    """Refuse a teacher that cannot be shown what the student sees."""
+    given = {spec.name: spec for spec in student}
+    only = student[0] if len(student) == len(teacher) == 1 else None
+    for spec in teacher:
+        ours = only or given.get(spec.name)  # one that is missing is named when it is asked
+        if ours is None:
+            continue
+        pairs = zip(ours.shape[1:], spec.shape[1:], strict=False)
+        fixed = [(a, b) for a, b in pairs if isinstance(a, int) and isinstance(b, int)]
+        if len(ours.shape) != len(spec.shape) or any(a != b for a, b in fixed):
+            raise UsageError(
+                f"The student's input is {ours}, the teacher's {spec}.",
+                "Give both networks inputs of the same shape.",
+            )
+
+
 def _listed(specs: Sequence[TensorSpec]) -> str:
     return ", ".join(map(str, specs))
 
@@ -180,7 +214,9 @@ def _answers(
 
 
 def _with_features(answers: Loss, inside: Features) -> Loss:
-    return lambda outputs, batch: answers(outputs, batch) + inside(outputs, batch.teacher)
+    return lambda outputs, batch: (
+        answers(outputs, batch) + inside(outputs, batch.teacher, batch.passed)
+    )
 
 
 def _mixed(distillation: Loss, labels: Loss | None, label_weight: float) -> Loss:

@@ -62,21 +62,30 @@ class Features(nn.Module):
             for t in self._each()
         ]
 
-    def forward(self, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> Tensor:
+    def forward(
+        self, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor], passed: float = 0.0
+    ) -> Tensor:
         """The loss of one batch.
 
         Args:
             student: outputs and taps by name.
             teacher: the same of the teacher.
+            passed: share of the training that is done, 0 to 1.
         """
         parts = [
-            term(student[tap(term.pair[0].node)], teacher[tap(term.pair[1].node)])
+            left(term.config.fade, passed)
+            * term(student[tap(term.pair[0].node)], teacher[tap(term.pair[1].node)])
             for term in self._each()
         ]
         return torch.stack(parts).sum()
 
     def _each(self) -> list["_Term"]:
         return [term for term in self._terms if isinstance(term, _Term)]
+
+
+def left(fade: float | None, passed: float) -> float:
+    """What is left of a weight that falls to zero over a share of the training; 1 without one."""
+    return 1.0 if fade is None else max(0.0, 1.0 - passed / fade)
 
 
 def tap(node: str) -> str:

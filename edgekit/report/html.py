@@ -54,7 +54,7 @@ def html(report: RunReport) -> str:
         widths=[(p, w) for p, s in view.all_steps(report) if (w := view.widths(s))],
         frozen=[(s, f) for _, s in view.all_steps(report) if (f := view.frozen(s))],
         excluded=[(p, e) for p, s in view.all_steps(report) if (e := view.excluded(s))],
-        learned=[(p, x) for p, s in view.all_steps(report) if (x := learning(s))],
+        learned=[(p, x) for p, s in view.all_steps(report) if (x := learning(s.notes))],
         size=(WIDTH, HEIGHT),
         cost=view.cost_text(report),
     )

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from edgekit.report.schema import StepReport
 from edgekit.report.text import number
 
 WIDTH, HEIGHT = 300, 90
@@ -47,9 +46,9 @@ class Learning:
     curves: tuple[Curve, ...]
 
 
-def learning(step: StepReport) -> Learning | None:
-    """How a step learned; None where it did not train."""
-    history = step.notes.get("history")
+def learning(notes: Mapping[str, Any]) -> Learning | None:
+    """How a step learned, by the notes of its manifest; None where it did not train."""
+    history = notes.get("history")
     if not isinstance(history, Mapping):
         return None
     epochs = history.get("epochs")
@@ -60,7 +59,7 @@ def learning(step: StepReport) -> Learning | None:
     if isinstance(metric, str):
         names |= {"fit": f"{metric} on training samples", "validation": f"{metric} held out"}
     curves = [_curve(name, [_value(e, key) for e in epochs]) for key, name in names.items()]
-    said = " ".join(filter(None, (_said(history), _shares(step.notes.get("data_shares")))))
+    said = " ".join(filter(None, (_said(history), _shares(notes.get("data_shares")))))
     return Learning(len(epochs), said, tuple(c for c in curves if c is not None))
 
 

@@ -177,7 +177,7 @@ def _frozen(report: RunReport) -> Iterator[str]:
 
 def _learned(report: RunReport) -> Iterator[str]:
     for place, step in view.all_steps(report):
-        found = learning(step)
+        found = learning(step.notes)
         if found is None:
             continue
         text = f"**{escape(place)}** trained for {found.epochs} epochs. {escape(found.said)}"

@@ -45,6 +45,7 @@ class Minibatch:
             number of processes.
         last: whether a step ends with it.
         mixed: where samples were mixed: the other targets, and the share of the own ones.
+        passed: share of the training's steps that are done.
     """
 
     ids: list[str]
@@ -54,6 +55,7 @@ class Minibatch:
     weight: float = 1.0
     last: bool = True
     mixed: tuple[Tensor | None, float] | None = None
+    passed: float = 0.0
 
     def to(self, device: torch.device) -> "Minibatch":
         """The same batch on a device."""

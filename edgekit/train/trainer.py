@@ -284,6 +284,7 @@ class _Run:
         for index, (places, batch) in enumerate(batches.epoch(number, start), start + 1):
             if teacher is not None:
                 batch.teacher = teacher.answer(places, batch)
+            batch.passed = self._step / steps
             rate = learning_rate(self._config, self._step, steps)
             where = f"epoch {number}, batch {index}"
             # What dropout draws depends on this alone, so none of it need be kept.

@@ -56,8 +56,10 @@ def test_learns_from_the_teacher_alone(program, mlp, two_moons, teacher, dataset
 
 def test_labels_are_needed_where_they_weigh(program, mlp, teacher, dataset) -> None:
     data = dataset(np.ones((8, 2), np.float32))
-    with pytest.raises(UsageError, match="no targets"):
-        run(program(mlp(), 2), teacher, data, label_weight=0.1)
+    for task, said in ((CLASSES, "no targets"), (Task(kind="none"), "has no labels")):
+        with pytest.raises(UsageError, match=f"{said}, and .* weight of 0.1") as caught:
+            run(program(mlp(), 2), teacher, data, task=task, label_weight=0.1)
+        assert "label_weight: 0" in caught.value.hint
 
 
 def test_label_weight_one_is_plain_training(program, mlp, two_moons, teacher) -> None:

@@ -82,6 +82,21 @@ def test_an_onnx_file_of_other_classes_is_refused(net, dataset, tmp_path) -> Non
         first_loss(net(), artifact, dataset(X))
 
 
+def test_a_teacher_of_other_inputs_is_refused_with_both_shapes(program, dataset) -> None:
+    class Pooled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(1, 3, 3)
+
+        def forward(self, x):
+            return self.conv(x).mean((2, 3))
+
+    small, large = program(Pooled(), 1, 8, 8), program(Pooled(), 1, 16, 16)
+    data = dataset(np.zeros((8, 1, 8, 8), np.float32))
+    with pytest.raises(UsageError, match=r"input is .*8, 8\], the teacher's .*16, 16\]"):
+        first_loss(small, large, data)
+
+
 @pytest.mark.parametrize("axis", [1, -1])
 def test_the_mean_of_probabilities(axis) -> None:
     logits = torch.randn(3, 6, 5, 4, dtype=torch.float64)

@@ -12,7 +12,6 @@ from edgekit.passes.capture import save_program
 from edgekit.passes.distill import Distill
 from edgekit.passes.fine_tune import FineTune
 from edgekit.report.learning import learning
-from edgekit.report.schema import StepReport
 
 
 @pytest.fixture
@@ -104,7 +103,7 @@ def test_a_student_is_trained_on_shares_too_and_the_report_says_what_was_enough(
     found = notes["data_shares"]
     (half, whole) = found["rows"]
     assert found["enough"] == (0.5 if half["high"] >= whole["value"] else 1.0)
-    said = learning(StepReport(name="distill", notes=notes)).said
+    said = learning(notes).said
     assert said.startswith("Accuracy by share of the training samples, with its 95 % interval: 0.5")
     assert "(100 samples)" in said
     assert said.endswith("was enough.")
