@@ -35,8 +35,9 @@ from edgekit.train.trainer import train
 
 HERE = Path(__file__).parent
 Row = dict[str, Any]
-HINTS = (FeatureConfig(loss="hint"),)
-FADING = (FeatureConfig(loss="hint", fade=0.5),)
+HINTS = (FeatureConfig(loss="hint", fade=0),)
+FADING = (FeatureConfig(loss="hint"),)
+LAST = (FeatureConfig(loss="hint", layers=("32",), fade=0),)
 METHODS: dict[str, Row | None] = {
     "labels": None,
     "from scratch": None,
@@ -46,6 +47,8 @@ METHODS: dict[str, Row | None] = {
     "kd at 4, no label": {"temperature": 4.0, "label_weight": 0},
     "kd + features, no label": {"features": HINTS, "label_weight": 0},
     "kd + fading features, no label": {"features": FADING, "label_weight": 0},
+    "kd + features of the last layer, no label": {"features": LAST, "label_weight": 0},
+    "kd + attention, no label": {"features": (FeatureConfig(loss="attention"),), "label_weight": 0},
     "mse, no label": {"loss": "mean-squared-error", "label_weight": 0},
     "mse + relations, no label": {
         "loss": "mean-squared-error",

@@ -4,6 +4,7 @@ A case is one student with its teacher, for one seed:
 
 * `resnet8`, `depthwise`: the networks of `fashion.py` (Debian's dataset-fashion-mnist), pruned to
   6 % of their MACs; the original teaches.
+* `hints`: the depthwise student again, with losses between layers inside.
 * `synthetic-25`, `synthetic-6`: that ResNet-8 layout, pruned to a share of its MACs, learns from
   samples made of the original's batch-norm statistics, without any real one; `unlabelled-25` and
   `unlabelled-6` from as many real ones, for as many steps.
@@ -21,7 +22,7 @@ import copy
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -102,8 +103,17 @@ def answers(program: Program, inputs: tuple[Tensor, ...], size: int = 250) -> Te
 
 
 WITH_LABELS = (
-    "labels", "from scratch", "kd, no label", "kd", "dist, no label", "kd at 4, no label",
-    "kd + features, no label", "kd + fading features, no label",
+    "labels",
+    "from scratch",
+    "kd, no label",
+    "kd",
+    "dist, no label",
+    "kd at 4, no label",
+    "kd + features, no label",
+)
+HINTED = (
+    "kd, no label", "kd + features, no label", "kd + fading features, no label",
+    "kd + features of the last layer, no label", "kd + attention, no label",
 )  # fmt: skip
 
 
@@ -130,6 +140,13 @@ def pruned_fashion(network: str) -> Callable[[argparse.Namespace, int], Case]:
         )
 
     return case
+
+
+def hints(options: argparse.Namespace, seed: int) -> Case:
+    """The depthwise student again, for what layers inside bring, side by side on one processor."""
+    found = pruned_fashion("depthwise")(options, seed)
+    what = f"{found.measure} of `depthwise` at {SHARE:.0%} of its MACs"
+    return replace(found, measure=what, methods=HINTED)
 
 
 def without_labels(share: float, *, real: bool) -> Callable[[argparse.Namespace, int], Case]:
@@ -362,6 +379,7 @@ def minilm(options: argparse.Namespace, _: int) -> Case:
 CASES: dict[str, Callable[[argparse.Namespace, int], Case]] = {
     "resnet8": pruned_fashion("resnet8"),
     "depthwise": pruned_fashion("depthwise"),
+    "hints": hints,
     "synthetic-25": without_labels(0.25, real=False),
     "unlabelled-25": without_labels(0.25, real=True),
     "synthetic-6": without_labels(SHARE, real=False),
@@ -373,6 +391,7 @@ CASES: dict[str, Callable[[argparse.Namespace, int], Case]] = {
 EPOCHS = {
     "resnet8": fashion.EPOCHS,
     "depthwise": fashion.EPOCHS,
+    "hints": fashion.EPOCHS,
     "synthetic-25": 20,
     "unlabelled-25": 20,
     "synthetic-6": 20,

@@ -53,7 +53,8 @@ class FeatureConfig(BaseModel):
             teacher:}`; edgekit pairs them unless given.
         weight: of the sum over the layers, beside the answers' loss.
         fade: share of the training over which the weight falls to zero, in a straight line, so that
-            the answers alone decide in the end; None keeps it as it is.
+            the answers alone decide in the end; 0 keeps it as it is. Unless given, `hint` fades
+            over the first half, as FitNets trains in two stages, and the others do not.
         temperature: of `contrast`.
         width: of `contrast`: numbers in an embedding.
     """
@@ -63,9 +64,14 @@ class FeatureConfig(BaseModel):
     loss: FeatureLoss
     layers: tuple[str | LayerPair, ...] = ()
     weight: float = Field(default=1.0, gt=0)
-    fade: float | None = Field(default=None, gt=0, le=1)
+    fade: float | None = Field(default=None, ge=0, le=1)
     temperature: float = Field(default=0.07, gt=0)
     width: int = Field(default=128, ge=1)
+
+    def left(self, passed: float) -> float:
+        """What is left of the weight, 1 to 0, after a share of the training."""
+        fade = self.fade if self.fade is not None else 0.5 * (self.loss == "hint")
+        return max(0.0, 1.0 - passed / fade) if fade else 1.0
 
 
 class DistillConfig(TrainConfig):

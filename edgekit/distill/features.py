@@ -73,7 +73,7 @@ class Features(nn.Module):
             passed: share of the training that is done, 0 to 1.
         """
         parts = [
-            left(term.config.fade, passed)
+            term.config.left(passed)
             * term(student[tap(term.pair[0].node)], teacher[tap(term.pair[1].node)])
             for term in self._each()
         ]
@@ -81,11 +81,6 @@ class Features(nn.Module):
 
     def _each(self) -> list["_Term"]:
         return [term for term in self._terms if isinstance(term, _Term)]
-
-
-def left(fade: float | None, passed: float) -> float:
-    """What is left of a weight that falls to zero over a share of the training; 1 without one."""
-    return 1.0 if fade is None else max(0.0, 1.0 - passed / fade)
 
 
 def tap(node: str) -> str:

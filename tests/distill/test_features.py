@@ -94,25 +94,23 @@ def test_features_answers_and_labels_are_summed(net, dataset) -> None:
     assert first(label_weight=0.3, features=features) == pytest.approx(apart, rel=1e-4)
 
 
-def test_a_weight_that_fades_ends_at_zero(net, dataset) -> None:
-    student, teacher = net(4), net(6)
-    kept, faded = (
-        [
-            epoch.loss
-            for epoch in run(
-                student,
-                teacher,
-                dataset(X),
-                epochs=4,
-                optimizer="sgd",
-                learning_rate=1e-9,  # the student stays as it is
-                features=[{"loss": "relation-distance", "layers": ["conv"], "fade": fade}],
-            )[1].epochs
-        ]
-        for fade in (None, 0.5)
+@pytest.mark.parametrize(
+    ("options", "shares"),
+    [
+        ({"loss": "relation-distance"}, [1, 1, 1, 1]),
+        ({"loss": "relation-distance", "fade": 1}, [1, 0.75, 0.5, 0.25]),
+        ({"loss": "hint"}, [1, 0.5, 0, 0]),
+        ({"loss": "hint", "fade": 0}, [1, 1, 1, 1]),
+    ],
+)
+def test_a_weight_fades_in_a_straight_line(net, dataset, options, shares) -> None:
+    still = {"epochs": 4, "optimizer": "sgd", "learning_rate": 1e-9}
+    _, history, _ = run(
+        net(4), net(6), dataset(X), **still, features=[{"layers": ["conv"], **options}]
     )
-    assert kept == pytest.approx([kept[0]] * 4, rel=1e-3)
-    assert faded == pytest.approx([kept[0], kept[0] / 2, 0, 0], rel=1e-3)
+    losses = [epoch.loss for epoch in history.epochs]
+    assert losses[0] > 0
+    assert losses == pytest.approx([losses[0] * share for share in shares], rel=1e-3)
 
 
 def test_the_same_seed_gives_the_same_student(net, dataset) -> None:

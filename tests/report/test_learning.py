@@ -5,7 +5,6 @@ import pytest
 from edgekit.report.html import html
 from edgekit.report.learning import HEIGHT, WIDTH, learning
 from edgekit.report.markdown import markdown
-from edgekit.report.schema import StepReport
 
 HISTORY = {
     "metric": "accuracy",
@@ -20,7 +19,7 @@ HISTORY = {
 
 
 def test_curves_rise_and_fall_as_the_figures_do() -> None:
-    found = learning(StepReport(name="fine-tune", notes={"history": HISTORY}))
+    found = learning({"history": HISTORY})
     assert found.epochs == 3
     assert found.said == (
         "The weights of epoch 3 were kept. Training samples minus held-out samples: 0.062."
@@ -34,7 +33,7 @@ def test_curves_rise_and_fall_as_the_figures_do() -> None:
 
 def test_long_ones_are_thinned_and_flat_ones_drawn_in_the_middle() -> None:
     epochs = [{"loss": 1.0} for _ in range(100)]
-    (curve,) = learning(StepReport(name="s", notes={"history": {"epochs": epochs}})).curves
+    (curve,) = learning({"history": {"epochs": epochs}}).curves
     assert 30 < len(curve.bars) <= 40
     assert set(curve.bars) == {"▅"}
     assert len(curve.points.split()) == 100
@@ -50,11 +49,11 @@ def test_long_ones_are_thinned_and_flat_ones_drawn_in_the_middle() -> None:
     ],
 )
 def test_steps_that_did_not_train_have_none(notes) -> None:
-    assert learning(StepReport(name="s", notes=notes)) is None
+    assert learning(notes) is None
 
 
 def test_notes_of_any_form_do_no_harm() -> None:
-    found = learning(StepReport(name="s", notes={"history": {"epochs": [1, {"loss": "x"}]}}))
+    found = learning({"history": {"epochs": [1, {"loss": "x"}]}})
     assert found.curves == ()
 
 
