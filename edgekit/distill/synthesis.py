@@ -5,7 +5,8 @@ by gradient descent until the batches that it makes have the same mean and varia
 (ZeroQ, Cai et al., arXiv:2001.00281; DeepInversion, Yin et al., arXiv:1912.08795). A classifier's
 inputs are also pulled to one class each, drawn evenly, so that all of its outputs are exercised.
 
-Such inputs are good enough to teach a student and to calibrate on; nothing can be judged by them.
+Real samples are better where there are any, without labels too: in the distillation benchmark
+synthetic ones alone did not bring a pruned network back. Nothing can be judged by synthetic ones.
 """
 
 from collections.abc import Sequence
