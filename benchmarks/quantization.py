@@ -1,17 +1,19 @@
 """Default quantizers side by side on trained networks: is int8 as accurate, and is it faster?
 
-    python benchmarks/quantization.py --work build/quantization [--only NAME] [--again TOOL]
+    python benchmarks/quantization.py [--work FOLDER] [--only NAME] [--tool TOOL] [--again TOOL]
         [--olive-python PYTHON] [--mail FOLDER] [--cpu N] [--time]
 
 For each network of `quantization_models.py`: float32; ONNX Runtime's `quantize_static`, NNCF's
 `quantize` and Olive's `olive quantize`, each with its defaults and the same calibration samples
-where it takes any; and edgekit's `quantize` for x86-avx2 with its defaults, guard on. Olive is run
-in an environment of its own, since it does not install beside NNCF: `--olive-python` names it.
+where it takes any; and edgekit's `quantize` with its defaults, guard on, for x86-vnni where the
+processor has VNNI and x86-avx2 where it has not. Olive is run in an environment of its own, since it
+does not install beside NNCF: `--olive-python` names it.
 
 Every tool's file is judged on the same test samples, which no tool has seen, and all files of a
 network are timed in one interleaved benchmark, one thread, one sample at a time. Rows are kept as
 they come: what the results file has already is not made again, unless `--again` asks for it. A tool
-that fails is a row with its error. `--table` writes the table of `README.md`.
+that fails is a row with its error. Each kind of processor has a results file of its own; `--table`
+writes the tables of `README.md` from them.
 
 On a busy machine whatever takes longer than the scheduler's slice looks slower than it is: `--time`
 times the files once more, where the process has precedence on a processor (`--cpu`).
@@ -40,6 +42,14 @@ Arrays = dict[str, NDArray[Any]]
 Row = dict[str, Any]
 SEED = 0
 KEPT = 0.01  # of the metric: what a quantizer may lose
+RESULTS = {"x86-avx2": "quantization", "x86-vnni": "quantization-vnni"}  # target to file and table
+
+
+def target() -> str:
+    """The target that this processor is."""
+    from edgekit.bench.fingerprint import fingerprint
+
+    return "x86-vnni" if "vnni" in fingerprint()["isa"] else "x86-avx2"
 
 
 @dataclass(frozen=True)
@@ -148,7 +158,7 @@ def edgekit_auto(job: Job, out: Path) -> Row:
     shutil.rmtree(made, ignore_errors=True)
     try:
         found = apply(
-            Quantize(), job.source, made, data=data, task=case.task, target="x86-avx2", seed=SEED
+            Quantize(), job.source, made, data=data, task=case.task, target=target(), seed=SEED
         )
     except GateError as e:
         shutil.copy(job.source, out)
@@ -314,11 +324,12 @@ def measured(name: str, options: argparse.Namespace, held: list[Row]) -> Iterato
         return
     rows = [r for r in held if r["tool"] not in options.again and not again(r, options)]
     missing = [t for t in ("float32", *TOOLS) if t not in {r["tool"] for r in rows}]
-    if not missing:
+    chosen = [t for t in missing if t == "float32" or t in (options.tool or TOOLS)]
+    if not chosen:
         return
     job = prepared(name, options)
     reference = job.case.outputs(runner(job.source))
-    for tool in missing:
+    for tool in chosen:
         if tool == "float32":
             row = {"network": name, "tool": tool, **judged(job, job.source, reference)}
             row["measure"] = job.case.measure
@@ -328,8 +339,9 @@ def measured(name: str, options: argparse.Namespace, held: list[Row]) -> Iterato
         print(json.dumps({k: v for k, v in row.items() if k != "tried"}), flush=True)
         yield rows
         gc.collect()
-    timed(job.folder, rows, options.cpu)
-    yield rows
+    if chosen == missing:
+        timed(job.folder, rows, options.cpu)
+        yield rows
 
 
 def again(row: Row, options: argparse.Namespace) -> bool:
@@ -379,25 +391,33 @@ def written(text: str, name: str, body: str) -> str:
 def main() -> None:
     """Measure what is missing, keep it after every row."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--work", type=Path, required=True, help="where files are kept")
+    parser.add_argument(
+        "--work", type=Path, default=Path("build/quantization"), help="where files are kept"
+    )
     parser.add_argument("--only", action="append", help="these networks only")
+    parser.add_argument("--tool", action="append", help="these tools only; all are timed together")
     parser.add_argument("--again", action="append", default=[], help="make this tool's rows again")
     parser.add_argument("--olive-python", type=Path, help="a Python that has olive-ai")
     parser.add_argument("--mail", type=Path, help="the data folder of the e-mails")
     parser.add_argument("--cpu", type=int, help="the processor to time on")
     parser.add_argument("--time", action="store_true", help="time the files again, make none")
-    parser.add_argument("--table", action="store_true", help="write the table, measure nothing")
-    parser.add_argument("--out", type=Path, default=HERE / "results/quantization.json")
+    parser.add_argument("--table", action="store_true", help="write the tables, measure nothing")
+    parser.add_argument("--out", type=Path, help="the results file, if not this processor's own")
     options = parser.parse_args()
+    if options.table:
+        path = HERE / "README.md"
+        for name in RESULTS.values():
+            file = HERE / f"results/{name}.json"
+            if file.exists():
+                rows = json.loads(file.read_text())["rows"]
+                path.write_text(written(path.read_text(), name, table(rows)))
+        return
+    options.out = options.out or HERE / f"results/{RESULTS[target()]}.json"
     options.work = options.work.resolve()
     options.work.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = {"rows": []}
     if options.out.exists():
         found = json.loads(options.out.read_text())
-    if options.table:
-        path = HERE / "README.md"
-        path.write_text(written(path.read_text(), "quantization", table(found["rows"])))
-        return
     import torch
     from quantization_models import CASES
 

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from edgekit.cli import common
+from edgekit.cli import common, units
 from edgekit.cli.pass_commands import apply
 from edgekit.errors import UsageError
 
@@ -43,6 +43,12 @@ def quantize(
     no_guard: Annotated[
         bool, typer.Option("--no-guard", help="Do not hold it against its parent.")
     ] = False,
+    search: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME", help="How long the guard may search, such as 90s or 30m (default 15m)."
+        ),
+    ] = None,
     requantize: Annotated[
         bool, typer.Option("--requantize", help="Take a model that is quantized already.")
     ] = False,
@@ -62,6 +68,7 @@ def quantize(
         "gate": limits(gate or [], "--gate") or None,
         "budget": limits([budget], "--budget") if budget else None,
         "guard": False if no_guard else None,
+        "search_s": units.seconds(search, "--search") if search else None,
         "requantize": requantize or None,
     }
     apply(

@@ -43,6 +43,8 @@ class Quantize(PtqConfig, Pass):
         method: `static` ranges, `dynamic` ones (ONNX Runtime alone), or what suits the network.
         guard: hold the result against its parent; repair it, or fail with exit code 5.
         gate: what the guard lets it lose.
+        search_s: seconds after which the guard looks no further: it finishes what it is trying, and
+            keeps the fastest model that holds; None: no limit. A budget has few attempts, and none.
         budget: what the model may cost; the layers that lose most stay in float32 within it.
         requantize: take a model that is quantized already, and quantize what it stands for.
         place: where it will run; the target's unless given.
@@ -57,6 +59,7 @@ class Quantize(PtqConfig, Pass):
     method: Method = "auto"
     guard: bool = True
     gate: GuardGate = Field(default_factory=GuardGate)
+    search_s: float | None = Field(default=900.0, gt=0, allow_inf_nan=False)
     budget: Budget | None = None
     requantize: bool = False
     place: Place | None = None
@@ -127,6 +130,7 @@ class Quantize(PtqConfig, Pass):
         Raises:
             PassError: there is no data or no integer scheme.
         """
+        from edgekit.quantize.deadline import Deadline
         from edgekit.quantize.guard import Judge
         from edgekit.quantize.ladder import Ladder
 
@@ -156,6 +160,7 @@ class Quantize(PtqConfig, Pass):
             folder=folder,
             seed=context.seed,
             progress=context.progress,
+            deadline=Deadline(None if self.budget else self.search_s),
         )
 
     def _named(self, kept: "Attempt", ladder: "Ladder") -> "QuantReport | None":
@@ -184,9 +189,17 @@ class Quantize(PtqConfig, Pass):
             "gate": self.gate.model_dump(),
             "kept": kept.rung,
             "judged_on": ladder.judge.split,
+            "search_s": self.search_s,
+            "spent_s": round(ladder.deadline.spent_s, 1),
+            "stopped": ladder.stopped,
             "tried": [each.row() for each in ladder.tried],
             "reverted": [asdict(each) for each in ladder.reverted],
         }
+        if ladder.stopped:
+            context.warn(
+                f"The guard stopped its search after {self.search_s:g} s and kept the fastest "
+                "model that held until then; `search_s:` (--search) sets the limit."
+            )
         for warning in ladder.judge.warnings:
             context.warn(warning)
         latency = kept.latency

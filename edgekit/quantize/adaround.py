@@ -7,7 +7,7 @@ the quantized network and its outputs in the float one, with the loss
 rounding to nearest, on the same samples, is thrown away.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,7 @@ _RATE = 0.02
 _LAMBDA = 0.01
 _WARM_UP = 0.2
 _BATCH = 16
+_STEP_BYTES = 4 << 20  # of inputs and outputs at one step, beyond one feed: pixels are samples too
 _MOST_BYTES = 128 << 20  # of one layer's inputs and outputs that are held at once
 
 
@@ -58,6 +59,7 @@ def adaround(
     model: "onnx.ModelProto",
     feeds: Iterable[check.Arrays],
     *,
+    only: Collection[str] | None = None,
     seed: int = 0,
     steps: int = STEPS,
     advance: Callable[[float], None] = lambda _: None,
@@ -68,6 +70,7 @@ def adaround(
         reference: the float model that it was made from; the same tensor names.
         model: with weights behind DequantizeLinear.
         feeds: calibration samples; iterated twice for each layer.
+        only: names of the layers to round; None: all of them.
         seed: of the order of samples.
         steps: of the optimization of each layer.
         advance: is told the share of the work done, after each layer.
@@ -77,7 +80,9 @@ def adaround(
     """
     graph, source = Graph(model), Graph(reference)
     known = {o for n in source.nodes for o in n.output}
-    todo = [n.name for n in layers(graph) if n.output[0] in known]
+    todo = [
+        n.name for n in layers(graph) if n.output[0] in known and (only is None or n.name in only)
+    ]
     count = 0
     for name in todo:
         node = next(n for n in graph.nodes if n.name == name)
@@ -273,10 +278,12 @@ def choose(
 def _batches(
     values: list[NDArray[np.float32]], others: list[NDArray[np.float32]]
 ) -> list[NDArray[np.float32]]:
-    """Feeds joined along the first axis, `_BATCH` at a time, where both sides' shapes allow it."""
+    """Feeds joined along the first axis, up to `_BATCH`, where both sides' shapes allow it."""
     alike = {v.shape for v in values}, {v.shape for v in others}
     together = all(len(shapes) == 1 and next(iter(shapes)) for shapes in alike)
     rows = {next(iter(s))[0] for s in alike} if together else set()
     if len(rows) != 1:
         return [np.array(v) for v in values]
-    return [np.concatenate(values[i : i + _BATCH]) for i in range(0, len(values), _BATCH)]
+    each = values[0].nbytes + others[0].nbytes
+    size = max(1, min(_BATCH, _STEP_BYTES // max(each, 1)))
+    return [np.concatenate(values[i : i + size]) for i in range(0, len(values), size)]

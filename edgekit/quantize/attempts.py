@@ -50,8 +50,13 @@ class Attempt:
         return accurate and self.latency is not None and self.latency.passed
 
     @property
+    def made_any(self) -> bool:
+        """Whether some layer is in int8."""
+        return self.report is not None and self.report.quantized > 0
+
+    @property
     def slower(self) -> bool:
-        """Measured, and slower than allowed."""
+        """Measured, and not shown to be as fast as the gate asks."""
         return self.latency is not None and not self.latency.passed
 
     @property
@@ -81,6 +86,7 @@ class Attempt:
             "speedup_low": t.low if t else None,
             "speedup_high": t.high if t else None,
             "latency_label": t.label if t else "unavailable",
+            "latency_verdict": t.verdict if t else None,
             "size_bytes": r.size_bytes if r else None,
             "seconds": round(self.seconds, 2),
             "passed": self.passed,

@@ -112,11 +112,12 @@ def _mean(values: list[NDArray[Any]], axis: int) -> NDArray[np.float64]:
     """Mean over everything but one axis, and over all values, equally weighted."""
     total = np.zeros((), np.float64)
     for value in values:
-        total = total + _channel_mean(value, axis)
+        total = total + channel_mean(value, axis)
     return np.asarray(total / max(len(values), 1))
 
 
-def _channel_mean(value: NDArray[Any], axis: int) -> NDArray[np.float64]:
+def channel_mean(value: NDArray[Any], axis: int) -> NDArray[np.float64]:
+    """Mean over everything but one axis, float64."""
     others = tuple(i for i in range(value.ndim) if i != axis % value.ndim)
     return np.asarray(value.mean(axis=others, dtype=np.float64))
 
@@ -143,7 +144,7 @@ def channel_means(
     for feed in feeds:
         count += 1
         for name, value in runner(feed).items():
-            mean = _channel_mean(value, axes[name])
+            mean = channel_mean(value, axes[name])
             totals[name] = totals[name] + mean if name in totals else mean
     return {name: total / max(count, 1) for name, total in totals.items()}
 
@@ -231,7 +232,11 @@ def _can_hold_bias(graph: Graph, node: "onnx.NodeProto") -> bool:
 
 
 def _shift(graph: Graph, name: str, delta: NDArray[np.float64]) -> bool:
-    """Add to a layer's bias; whether its own output shifts, and not that of an Add behind it."""
+    """Add to a layer's bias, in place.
+
+    Returns:
+        Whether the layer's own output shifts by it, and not that of an Add behind it.
+    """
     node = next(n for n in graph.nodes if n.name == name)
     holder, index = node, 2
     if node.op_type == "MatMul":

@@ -31,7 +31,8 @@ class PtqConfig(BaseModel):
             matrix products of a transformer; None leaves them.
         equalize: scale channels between layers so that their weights' ranges are alike.
         adaround: choose for each weight whether it is rounded up or down by what its layer gives
-            out, not by what is nearer; minutes on a large network.
+            out, not by what is nearer; minutes on a large network. Patterns, as of `exclude`, name
+            the layers that need it.
         minimum_channels: layers with fewer input or output channels than this stay in float32;
             integer kernels cost more than they save there. Of a grouped convolution one group's
             channels count, so 2 keeps depthwise convolutions in float32.
@@ -48,7 +49,7 @@ class PtqConfig(BaseModel):
     transformer: bool = False
     smooth_quant_alpha: float | None = Field(default=None, ge=0.0, le=1.0)
     equalize: bool = False
-    adaround: bool = False
+    adaround: bool | tuple[str, ...] = False
     minimum_channels: int = Field(default=1, ge=1)
 
 

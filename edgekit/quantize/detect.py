@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgekit.errors import UsageError
-from edgekit.quantize.graph import Graph, dequantize_linear
+from edgekit.quantize.arithmetic import dequantize_linear
+from edgekit.quantize.graph import Graph
 
 if TYPE_CHECKING:
     import onnx

@@ -86,6 +86,7 @@ def quantize(
     config: "PtqConfig",
     options: EngineOptions,
     ignored: list[str],
+    seen: int,
 ) -> "onnx.ModelProto":
     """Run NNCF's post-training quantization.
 
@@ -95,6 +96,7 @@ def quantize(
         config: the user's choices.
         options: the scheme's.
         ignored: names of nodes to leave alone.
+        seen: samples that ranges are taken from, at least 1.
 
     Returns:
         A model with QuantizeLinear and DequantizeLinear nodes, weights stored as int8.
@@ -126,7 +128,7 @@ def quantize(
                 model,
                 nncf.Dataset(samples),
                 preset=preset.PERFORMANCE if options.symmetric else preset.MIXED,
-                subset_size=max(1, len(samples)),
+                subset_size=seen,
                 model_type=nncf.ModelType.TRANSFORMER if config.transformer else None,
                 ignored_scope=nncf.IgnoredScope(names=ignored, validate=False),
                 advanced_parameters=advanced,

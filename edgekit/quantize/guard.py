@@ -26,9 +26,9 @@ from edgekit.quantize.verdict import (
     PARENT,
     Accuracy,
     Latency,
+    decided,
     held,
     structure,
-    undecided,
 )
 
 if TYPE_CHECKING:
@@ -298,7 +298,7 @@ class Judge:
             except EdgekitError as e:
                 return Latency("unavailable", passed=False, said=f"cannot run: {e.message}")
             comparison = found.comparisons[CHILD]
-            if not undecided(comparison.verdict, comparison.speedup.value, self.gate.slowdown):
+            if decided(comparison.speedup, comparison.verdict, self.gate.slowdown) != "undecided":
                 break
         return held(
             comparison.speedup,

@@ -1,33 +1,31 @@
 """The ladder: what the guard tries, in order, until a quantized model is accurate and not slower.
 
 A model that is slower than its parent first gives back the layers that int8 does not make faster.
-One that is inaccurate gets other ranges, bias correction, SmoothQuant, equalization, AdaRound; then
-its worst layers go back to a higher precision, as few as suffice. The first one that holds the gate
-is kept; where several methods hold it at the start, the fastest. The evaluation split decides what
-is kept, so whoever wants an unbiased figure afterwards holds a split back.
+One that is inaccurate is repaired (`edgekit.quantize.repair`): other ranges, SmoothQuant,
+equalization; then its worst layers go back to a higher precision, as few as suffice, or are rounded
+by AdaRound where giving them back would cost speed. The first one that holds the gate is kept;
+where several methods hold it at the start, the fastest. The evaluation split decides what is kept,
+so whoever wants an unbiased figure afterwards holds a split back.
+
+The search has a limit. When it is reached, what is being tried is finished; then the fastest model
+that holds is kept, or nothing does.
 """
 
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from glob import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
 from edgekit.errors import EdgekitError, GateError, PassError
 from edgekit.progress import Progress, Silent
-from edgekit.quantize import dynamic, equalize, sensitivity
-from edgekit.quantize.attempts import (
-    Attempt,
-    Kind,
-    Reverted,
-    artifact_of,
-    excluding,
-    table,
-)
+from edgekit.quantize import dynamic, equalize, repair, sensitivity
+from edgekit.quantize.attempts import Attempt, Kind, Reverted, artifact_of, excluding, table
 from edgekit.quantize.config import Method, PtqConfig
+from edgekit.quantize.deadline import Deadline, OutOfTimeError
 from edgekit.quantize.graph import Graph
 from edgekit.quantize.guard import Judge
 from edgekit.quantize.methods import suited
@@ -40,10 +38,7 @@ if TYPE_CHECKING:
     from edgekit.target import IntegerScheme
 
 Batches = Callable[[], Iterable[Mapping[str, NDArray[Any]]]]
-RANKED_ON = 16  # samples on which layers are ranked
-_RANGES = ("mse", "percentile", "kl")
-_WORTH = 0.1  # how much faster an inaccurate start must be than one that holds, to be repaired
-_COSTLY = 0.03  # of the whole latency: what a layer loses by int8 before it is worth a try without
+RANKED_ON = 16  # samples on which layers and ranges are ranked
 
 
 @dataclass
@@ -59,8 +54,11 @@ class Ladder:
         folder: an empty folder to work in.
         seed: for the libraries' generators.
         progress: where to show the progress.
+        deadline: when the search ends.
         tried: all attempts, in order.
         reverted: of the attempt that was kept.
+        stopped: whether the deadline ended the search.
+        ranked: by layer, the noise of the outputs without it in int8, as far as it was measured.
     """
 
     source: Path
@@ -71,8 +69,13 @@ class Ladder:
     folder: Path
     seed: int = 0
     progress: Progress = field(default_factory=Silent)
+    deadline: Deadline = field(default_factory=Deadline)
     tried: list[Attempt] = field(default_factory=list)
     reverted: list[Reverted] = field(default_factory=list)
+    stopped: bool = False
+    ranked: dict[str, float] = field(default_factory=dict)
+    _slow: set[str] = field(default_factory=set)
+    _gains: dict[Path, dict[str, float] | None] = field(default_factory=dict)
 
     def climb(self, method: Method) -> Attempt:
         """Find a model that holds the gate.
@@ -83,26 +86,42 @@ class Ladder:
         Raises:
             GateError: nothing holds it; the message is the table of what was tried.
         """
+        try:
+            kept = self._search(method)
+        except OutOfTimeError:
+            self.stopped = True
+            kept = max((a for a in self.tried if a.passed), key=speed, default=None)
+        if kept is None:
+            raise self.failed()
+        self.reverted = self.priced(kept)
+        return kept
+
+    def _search(self, method: Method) -> Attempt | None:
         starts = [
             self.attempt("as configured", kind, self.config, timed=True)
             for kind in self.kinds(method)
         ]
         held = [a for a in starts if a.passed]
         if held:
-            best = max(held, key=_speed)
-            return self._repaired_faster(best, starts) or self._without_the_slow(best)
+            best = max(held, key=speed)
+            faster = repair.repaired_faster(self, best, starts)
+            return faster or repair.without_the_slow(self, best)
         for start in sorted(starts, key=lambda a: (a.slower, a.loss)):
-            found = self._repaired(start) if start.report and start.report.quantized else None
+            found = repair.repaired(self, start) if start.made_any else None
             if found is not None:
                 return found
-        raise self.failed()
+        return None
 
     def failed(self, why: str = "No int8 form of the model holds the guard's gate.") -> GateError:
         """Nothing holds: what was tried, as a table."""
+        more, limit = "", self.deadline.seconds
+        if self.stopped and limit is not None:
+            why = f"{why} The search was stopped after {limit:g} s."
+            more = "Let it search longer with `search_s:` (--search), k"
         return GateError(
             f"{why}\n{table(self.tried)}",
-            "Keep the float32 model, allow more with `gate:` (--gate), train with quantization, or "
-            "take the model as it is with `guard: false` (--no-guard).",
+            f"{more or 'K'}eep the float32 model, allow more with `gate:` (--gate), train with "
+            "quantization, or take the model as it is with `guard: false` (--no-guard).",
         )
 
     def kinds(self, method: Method) -> tuple[Kind, ...]:
@@ -128,7 +147,15 @@ class Ladder:
 
     # --- one attempt
 
-    def attempt(self, rung: str, kind: Kind, config: PtqConfig, *, timed: bool = False) -> Attempt:
+    def attempt(
+        self,
+        rung: str,
+        kind: Kind,
+        config: PtqConfig,
+        *,
+        timed: bool = False,
+        earlier: Attempt | None = None,
+    ) -> Attempt:
         """Make one model and judge it.
 
         Args:
@@ -137,13 +164,22 @@ class Ladder:
             config: with what.
             timed: measure latency even where accuracy fails: whether a structure is slower is worth
                 knowing before its accuracy is repaired.
+            earlier: an attempt with fewer excluded layers, whose ranges and weights are taken
+                over.
+
+        Raises:
+            OutOfTimeError: the time is over, and this is not the first attempt.
         """
+        if self.tried:
+            self.deadline.check()
         folder = self.folder / f"{len(self.tried):02d}"
         folder.mkdir()
-        started, path = time.perf_counter(), folder / "model.onnx"
+        began, path = self.deadline.spent_s, folder / "model.onnx"
+        limit = "" if self.deadline.seconds is None else f" of {self.deadline.seconds:.0f}"
+        self.progress.say(f"    {kind}, {rung} (after {began:.0f}{limit} s)")
         report, accuracy, latency, failure = None, None, None, ""
         try:
-            report = self.make(kind, config, path)
+            report = self.make(kind, config, path, earlier)
         except PassError as e:
             failure = e.message
         if report is not None and report.quantized == 0:
@@ -151,14 +187,16 @@ class Ladder:
         elif report is not None:
             accuracy = self.judge.accuracy(artifact_of(path), report.output_sqnr_db)
             latency = self.judge.latency(path) if accuracy.passed or timed else None
-        seconds = time.perf_counter() - started
+        seconds = self.deadline.spent_s - began
         found = Attempt(rung, kind, config, path, report, accuracy, latency, seconds, failure)
         self.tried.append(found)
         holds = "holds" if found.passed else "does not hold"
-        self.progress.say(f"    {kind}, {rung}: {holds}; {found.said}")
+        self.progress.say(f"      {holds}; {found.said} ({seconds:.1f} s)")
         return found
 
-    def make(self, kind: Kind, config: PtqConfig, path: Path) -> QuantReport:
+    def make(
+        self, kind: Kind, config: PtqConfig, path: Path, earlier: Attempt | None = None
+    ) -> QuantReport:
         """Quantize the source into a file.
 
         Raises:
@@ -172,154 +210,27 @@ class Ladder:
         return quantize_onnx(
             self.source, path, scheme=self.scheme, calibration=self.calibration(),
             config=config, seed=self.seed, progress=self.progress,
+            earlier=None if earlier is None or earlier.report is None else earlier.path,
         )  # fmt: skip
 
-    # --- repairs
+    def give_back(
+        self, start: Attempt, names: Sequence[str], rung: str, *, slow: bool = False
+    ) -> Attempt:
+        """Try an attempt again with layers in the higher precision.
 
-    def _repaired_faster(self, best: Attempt, starts: Sequence[Attempt]) -> Attempt | None:
-        """Another method, too inaccurate as configured: repaired, where it still beats the best."""
-        for start in starts:
-            promising = _speed(start)[0] > (1 + _WORTH) * _speed(best)[0]
-            if start.passed or start.slower or start.report is None or not promising:
-                continue
-            found = self._repaired(start)
-            if found is not None and _speed(found) > _speed(best):
-                return found
-        self.reverted = []
-        return None
-
-    def _repaired(self, start: Attempt) -> Attempt | None:
-        best = start
-        self.reverted = []
-        if start.slower:
-            faster = self._only_what_pays(start)
-            if faster is None or faster.passed:
-                return faster
-            best = faster
-        for rung, changed in self._settings(best):
-            base = best.config.model_copy(update=changed)
-            found = self.attempt(rung, best.kind, base)
-            if found.passed:
-                return found
-            if not found.slower and found.loss < best.loss:
-                best = found
-        return self._without_the_worst(best)
-
-    def _settings(self, start: Attempt) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Settings of static quantization to try, each on top of what was best so far."""
-        if start.kind == "dynamic":
-            return
-        config = start.config
-        yield from ((f"ranges {r}", {"ranges": r}) for r in _RANGES if r != config.ranges)
-        if not config.bias_correction:
-            yield "bias correction", {"bias_correction": True}
-        ops = {n.op_type for n in self.reference.graph.node}
-        if "MatMul" in ops and "Softmax" in ops and config.smooth_quant_alpha is None:
-            yield "SmoothQuant", {"transformer": True, "smooth_quant_alpha": 0.5}
-        if not config.equalize and equalize.pairs(Graph(self.reference)):
-            yield "equalization", {"equalize": True}
-        if not config.adaround:
-            yield "AdaRound", {"adaround": True}
-
-    def _without_the_slow(self, best: Attempt) -> Attempt:
-        """Of a model that holds, give back the layers that int8 slows down, if that is faster."""
-        whole = best.latency.p50_ms if best.latency else None
-        gains = self._gains(best) if whole is not None else None
-        if whole is None or gains is None:
-            return best
-        out = [n for n in gains if gains[n] < -_COSTLY * whole]
-        if not out or len(out) == len(gains):
-            return best
-        plural = "layer that int8 slows" if len(out) == 1 else "layers that int8 slows"
-        rung = f"{len(out)} {plural} down back to float32"
-        found = self.attempt(rung, best.kind, excluding(best.config, out))
-        if not found.passed or _speed(found) <= _speed(best):
-            return best
-        self.reverted = self._priced(best, out, "latency", {}, gains)
-        return found
-
-    def _only_what_pays(self, start: Attempt) -> Attempt | None:
-        """Give back the layers that int8 does not make faster; the first attempt not slower."""
-        gains = self._gains(start)
-        if gains is None:
-            return None
-        paying = sorted((n for n in gains if gains[n] > 0), key=lambda n: -gains[n])
-        tried: set[int] = {len(gains)}
-        for share in (1, 2, 4):
-            kept = paying[: -(-len(paying) // share)]
-            if not kept or len(kept) in tried:
-                continue
-            tried.add(len(kept))
-            out = [n for n in gains if n not in kept]
-            found = self.attempt(
-                f"int8 where it gains most ({len(kept)} of {len(gains)})",
-                start.kind,
-                excluding(start.config, out),
-                timed=True,
-            )
-            if not found.slower and found.report is not None:
-                self.reverted = self._priced(start, out, "latency", {}, gains)
-                return found
-        return None
-
-    def _gains(self, start: Attempt) -> dict[str, float] | None:
-        """Milliseconds that int8 saves in each layer; None where the runtime does not tell."""
-        latency, report = start.latency, start.report
-        if report is None or latency is None or latency.label == "unavailable":
-            return None
-        try:
-            floats, integers = (
-                self.judge.layer_ms(path, report.layers, whole)
-                for path, whole in (
-                    (self.float_file, latency.parent_p50_ms),
-                    (start.path, latency.p50_ms),
-                )
-            )
-        except EdgekitError:
-            return None
-        return {n: floats[n] - integers[n] for n in report.layers}
-
-    def _without_the_worst(self, start: Attempt) -> Attempt | None:
-        """Give the fewest layers back that make the model accurate, the worst first."""
-        partial = self.partial(start)
-        noise = sensitivity.Noise(self.source_of(start), self.ranked_on())
-        within = [n for n in partial.layers if start.report and n in start.report.layers]
-        ranked = sensitivity.reverted(partial, noise, self.progress, within)
-        order = sensitivity.worst_first(ranked)
-        failed, count, best = 0, 1, start
-        good: Attempt | None = None
-        most = len(order) - 1  # without any layer in int8 it is the parent
-        while count <= most:
-            found = self._giving_back(start, order[:count])
-            if _accurate(found):
-                good = found
-                break
-            if found.loss >= best.loss and count < most:  # a regression: rank what is left again
-                kept = [n for n in within if n not in order[:count]]
-                again = sensitivity.reverted(partial, noise, self.progress, kept)
-                ranked |= again
-                order = order[:count] + sensitivity.worst_first(again)
-            best = min(best, found, key=lambda a: a.loss)
-            failed, count = count, max(count + 1, min(2 * count, most))
-        while good is not None and count - failed > 1:
-            middle = (count + failed) // 2
-            found = self._giving_back(start, order[:middle])
-            if _accurate(found):
-                good, count = found, middle
-            else:
-                failed = middle
-        if good is None or not good.passed:
-            return None
-        timed = next((a for a in self.tried if a.kind == start.kind and a.latency), start)
-        gains = self._gains(timed) or {}
-        self.reverted += self._priced(start, order[:count], "accuracy", ranked, gains)
-        return good
-
-    def _giving_back(self, start: Attempt, names: Sequence[str]) -> Attempt:
-        plural = "layer" if len(names) == 1 else "layers"
+        Args:
+            start: the attempt.
+            names: of the layers.
+            rung: what is tried, for people.
+            slow: they go back since int8 does not make them faster; else for accuracy.
+        """
+        if slow:
+            self._slow |= set(names)
         return self.attempt(
-            f"{len(names)} {plural} back to float32", start.kind, excluding(start.config, names)
+            rung, start.kind, excluding(start.config, names), timed=slow, earlier=start
         )
+
+    # --- the float network of an attempt, and what its layers cost
 
     def source_of(self, start: Attempt) -> "onnx.ModelProto":
         """The float network that an attempt was made from."""
@@ -341,30 +252,56 @@ class Ladder:
         source = self.source_of(start)
         if start.kind == "dynamic":
             return sensitivity.of_dynamic(source, self.scheme)
-        return sensitivity.static(source, read_onnx(start.path))
+        feeds = self.ranked_on() if start.config.bias_correction else None
+        return sensitivity.static(source, read_onnx(start.path), feeds)
 
     def ranked_on(self) -> list[dict[str, NDArray[Any]]]:
         """Samples on which layers are ranked."""
         return self.judge.samples(RANKED_ON)
 
-    def _priced(
-        self,
-        start: Attempt,
-        names: Sequence[str],
-        why: Literal["accuracy", "latency"],
-        ranked: Mapping[str, float],
-        gains: Mapping[str, float],
-    ) -> list[Reverted]:
+    def gains(self, start: Attempt) -> dict[str, float] | None:
+        """Milliseconds that int8 saves in each layer; None where the runtime does not tell."""
+        if start.path not in self._gains:
+            self._gains[start.path] = self._profiled(start)
+        return self._gains[start.path]
+
+    def _profiled(self, start: Attempt) -> dict[str, float] | None:
+        latency, report = start.latency, start.report
+        if report is None or latency is None or latency.label == "unavailable":
+            return None
+        try:
+            floats, integers = (
+                self.judge.layer_ms(path, report.layers, whole)
+                for path, whole in (
+                    (self.float_file, latency.parent_p50_ms),
+                    (start.path, latency.p50_ms),
+                )
+            )
+        except EdgekitError:
+            return None
+        return {n: floats[n] - integers[n] for n in report.layers}
+
+    def priced(self, kept: Attempt) -> list[Reverted]:
+        """The layers that an attempt gave back, and what each costs."""
         from edgekit.graph.onnx_names import layer_names
 
+        given = set(kept.config.exclude) - set(self.config.exclude)
+        starts = [a for a in self.tried if a.kind == kept.kind and a.report is not None]
+        layers = dict.fromkeys(n for a in starts if a.report for n in a.report.layers)
+        names = [n for n in layers if escape(n) in given]
+        if not names:
+            return []
+        gains = next((g for a in starts if a.latency and (g := self.gains(a))), {})
         called = layer_names(self.reference)
-        sizes = sensitivity.weight_bytes(self.source_of(start), names)
+        sizes = sensitivity.weight_bytes(self.source_of(kept), names)
         return [
             Reverted(
                 node=name,
                 layer=called.get(name, name),
-                why=why,
-                sqnr_without_db=sensitivity.decibels(ranked[name]) if name in ranked else None,
+                why="latency" if name in self._slow else "accuracy",
+                sqnr_without_db=sensitivity.decibels(self.ranked[name])
+                if name in self.ranked
+                else None,
                 bytes=sizes[name][0] - sizes[name][1],
                 ms=gains.get(name),
             )
@@ -372,11 +309,8 @@ class Ladder:
         ]
 
 
-def _accurate(attempt: Attempt) -> bool:
-    return attempt.accuracy is not None and attempt.accuracy.passed
-
-
-def _speed(attempt: Attempt) -> tuple[float, int]:
+def speed(attempt: Attempt) -> tuple[float, int]:
+    """What is best among attempts that hold: faster, then smaller."""
     speedup = attempt.latency.speedup if attempt.latency else None
     size = attempt.report.size_bytes if attempt.report else 0
     return speedup or 0.0, -size

@@ -202,7 +202,9 @@ def within(ladder: "Ladder", kind: "Kind", budget: Budget, *, guarded: bool) -> 
         found = start
         if out:
             rung = f"{len(out)} layers in float32 within {unit} {limit:g}"
-            found = ladder.attempt(rung, kind, excluding(ladder.config, out), timed=True)
+            found = ladder.attempt(
+                rung, kind, excluding(ladder.config, out), timed=True, earlier=start
+            )
         made = chosen.cost + fixed if unit == "energy_j" else _cost(found, rows, unit)
         if made <= limit and found.report is not None:
             if guarded and not found.passed:

@@ -1,6 +1,6 @@
 """Before quantization: a graph that NNCF sees whole, and the nodes that stay in float."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
@@ -102,12 +102,7 @@ def exclusions(
     graph = Graph(model)
     found: dict[str, str] = {}
     for pattern in config.exclude:
-        matched = [n.name for n in graph.nodes if _matches(n, pattern)]
-        if not matched:
-            some = ", ".join(n.name for n in graph.nodes if n.op_type in WEIGHTED)[:300]
-            raise UsageError(
-                f"`exclude` pattern {pattern!r} matches no node.", f"The layers are: {some}."
-            )
+        matched = matching(model, (pattern,), "exclude")
         found.update(dict.fromkeys(matched, f"excluded by {pattern!r}"))
     for node in graph.nodes:
         if node.op_type == "ConvTranspose" and not scheme.skip_input_of_add:
@@ -120,6 +115,29 @@ def exclusions(
         for name in _beside_floats(graph, found):
             found.setdefault(name, "the layers before or behind it stay in float")
     return found
+
+
+def matching(model: "onnx.ModelProto", patterns: Sequence[str], field: str) -> list[str]:
+    """Names of the nodes that patterns of names, module paths or operator types match.
+
+    Args:
+        model: any.
+        patterns: `fnmatch` patterns.
+        field: of the configuration that holds them, for the message.
+
+    Raises:
+        UsageError: a pattern matches nothing.
+    """
+    found: list[str] = []
+    for pattern in patterns:
+        matched = [n.name for n in model.graph.node if _matches(n, pattern)]
+        if not matched:
+            some = ", ".join(n.name for n in model.graph.node if n.op_type in WEIGHTED)[:300]
+            raise UsageError(
+                f"`{field}` pattern {pattern!r} matches no node.", f"The layers are: {some}."
+            )
+        found += matched
+    return list(dict.fromkeys(found))
 
 
 def _beside_floats(graph: Graph, floats: Collection[str]) -> list[str]:

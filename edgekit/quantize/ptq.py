@@ -36,11 +36,12 @@ from edgekit.quantize import (
     mend,
     placement,
     ranges,
+    reuse,
     scales,
 )
 from edgekit.quantize.config import PtqConfig
 from edgekit.quantize.graph import RECURRENT, Graph
-from edgekit.quantize.prepare import exclusions, prepare
+from edgekit.quantize.prepare import exclusions, matching, prepare
 from edgekit.quantize.shorten import shorten
 
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ def quantize_onnx(
     config: PtqConfig | None = None,
     seed: int = 0,
     progress: Progress | None = None,
+    earlier: Path | None = None,
 ) -> QuantReport:
     """Quantize an ONNX file to int8.
 
@@ -108,6 +110,8 @@ def quantize_onnx(
         config: what to quantize and how.
         seed: for the libraries' global generators.
         progress: where to say how far it is.
+        earlier: the file made with the same configuration but fewer excluded layers: its ranges
+            and weights are taken over (`edgekit.quantize.reuse`). None quantizes afresh.
 
     Returns:
         What was done.
@@ -126,6 +130,9 @@ def quantize_onnx(
     model, warnings = prepare(read_onnx(src))
     ignored = exclusions(model, config, scheme)
     inputs, _ = specs(model)
+    if config.smooth_quant_alpha is not None:
+        earlier = None  # the weights depend on the samples, through the layers that are left out
+    before = None if earlier is None else Graph(read_onnx(earlier))
     with read_samples(inputs, calibration, config, shown, warnings) as samples:
         done: dict[str, int] = {}
         original = model
@@ -133,14 +140,15 @@ def quantize_onnx(
             with shown.task("equalize", None):
                 model, done = equalize.equalize(model, samples.first(_CHECKED))
         with shown.task("quantize", None):
-            made = engine.quantize(model, samples, config, _options(scheme), sorted(ignored))
-            done |= _mend(model, made, scheme, samples, config)
-        if config.adaround:
-            with shown.task("round weights", 1.0) as task:
-                rounded = adaround.adaround(
-                    model, made, samples.first(config.bias_samples), seed=seed, advance=task.advance
-                )
-            done |= {"layers rounded by their output": rounded} if rounded else {}
+            # TensorRT's activations get ranges of their own: NNCF's are taken out.
+            few = scheme.skip_input_of_add and config.smooth_quant_alpha is None
+            seen = 1 if few or before is not None else len(samples)
+            made = engine.quantize(model, samples, config, _options(scheme), sorted(ignored), seen)
+            done |= _mend(model, made, scheme, samples, config, before)
+        if before is None:
+            _round(model, made, samples, config, seed, shown, done)
+        elif count := reuse.take_weights(Graph(made), before):
+            done["layers rounded by their output"] = count
         uncorrected = _correct(model, made, samples, config, shown, done)
         if scheme.quantize_bias and (count := dialect.integer_gemm_bias(Graph(made))):
             done["Gemm biases to int32"] = count
@@ -202,23 +210,50 @@ def _options(scheme: "IntegerScheme") -> engine.EngineOptions:
     )
 
 
+def _round(
+    model: "onnx.ModelProto",
+    made: "onnx.ModelProto",
+    samples: calibration.Samples,
+    config: PtqConfig,
+    seed: int,
+    progress: Progress,
+    done: dict[str, int],
+) -> None:
+    if not config.adaround:
+        return
+    only = None
+    if not isinstance(config.adaround, bool):
+        only = matching(model, config.adaround, "adaround")
+    with progress.task("round weights", 1.0) as task:
+        count = adaround.adaround(
+            model, made, samples.first(config.bias_samples), only=only, seed=seed,
+            advance=task.advance,
+        )  # fmt: skip
+    if count:
+        done["layers rounded by their output"] = count
+
+
 def _mend(
     model: "onnx.ModelProto",
     made: "onnx.ModelProto",
     scheme: "IntegerScheme",
     samples: calibration.Samples,
     config: PtqConfig,
+    before: Graph | None,
 ) -> dict[str, int]:
     """Turn what NNCF wrote into the scheme, in place; what was done, in how many places."""
     graph = Graph(made)
+    known = {} if before is None else reuse.levels(before)
     if scheme.skip_input_of_add:
         done = {"activation pairs taken out": placement.strip_activations(graph)}
         where = placement.places(graph)
-        found = _limits(model, made, tuple(where), samples, config, symmetric=True)
+        new = tuple(name for name in where if name not in known)
+        found = _limits(model, made, new, samples, config, symmetric=True)
         magnitudes = {name: max(-low, high) for name, (low, high) in found.items()}
+        magnitudes |= {n: float(known[n][0]) * placement.LEVELS for n in where if n in known}
         done["symmetric int8 pairs placed"] = placement.insert(graph, where, magnitudes)
     else:
-        done = _mend_for_onnxruntime(model, graph, scheme, samples, config)
+        done = _mend_for_onnxruntime(model, graph, scheme, samples, config, known)
     if scheme.activation_symmetric and not scheme.skip_input_of_add:
         done |= mend.to_symmetric(graph, scheme)
     made.graph.ClearField("value_info")
@@ -231,6 +266,7 @@ def _mend_for_onnxruntime(
     scheme: "IntegerScheme",
     samples: calibration.Samples,
     config: PtqConfig,
+    known_levels: reuse.Levels,
 ) -> dict[str, int]:
     dtype, symmetric = scheme.activation, scheme.activation_symmetric
     done = {
@@ -238,17 +274,23 @@ def _mend_for_onnxruntime(
         "pairs shared": dialect.one_pair_per_activation(graph),
         f"activations to {dtype}": dialect.activation_dtype(graph, dtype),
     }
-    if config.ranges not in engine.RANGES:
+    tensors: tuple[str, ...] = ()
+    if known_levels:
+        tensors = reuse.take_levels(graph, known_levels)
+    elif config.ranges not in engine.RANGES:
         known_tensors = {o for n in model.graph.node for o in n.output}
         known_tensors |= {i.name for i in model.graph.input}
         tensors = scales.quantized_tensors(graph, known_tensors)
+    if tensors:
         found = _limits(model, graph.model, tensors, samples, config, symmetric=symmetric)
         done[f"ranges by {config.ranges}"] = scales.set_ranges(graph, found, symmetric=symmetric)
     where, known = dialect.between_integers(graph, dtype)
     done["pairs between integers"] = placement.insert_pairs(graph, where, known)
     where = dialect.float_convolution_outputs(graph)
-    found = _limits(model, graph.model, tuple(where), samples, config, symmetric=symmetric)
-    pairs = {n: dialect.parameters(*limits, dtype, symmetric) for n, limits in found.items()}
+    pairs = {n: known_levels[n] for n in where if n in known_levels}
+    new = tuple(n for n in where if n not in pairs)
+    found = _limits(model, graph.model, new, samples, config, symmetric=symmetric)
+    pairs |= {n: dialect.parameters(*limits, dtype, symmetric) for n, limits in found.items()}
     done["convolution outputs quantized"] = placement.insert_pairs(graph, where, pairs)
     where, known = dialect.between_integers(graph, dtype)
     done["pairs between integers"] += placement.insert_pairs(graph, where, known)

@@ -12,6 +12,7 @@ few far values makes the steps smaller for all others.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -55,10 +56,71 @@ class Histogram:
         return middle
 
 
+@dataclass(frozen=True)
+class Observed:
+    """What samples showed of tensors: enough to take any range from.
+
+    Attributes:
+        extremes: smallest and largest value, by tensor.
+        mean: the means of each feed's.
+        histograms: of the tensors that are not constant; empty where no estimator needs them.
+        symmetric: ranges will be used as [-a, a]; histograms are of magnitudes then.
+    """
+
+    extremes: dict[str, Limits]
+    mean: dict[str, Limits]
+    histograms: dict[str, Histogram]
+    symmetric: bool
+
+    def limits(self, config: "PtqConfig") -> dict[str, Limits]:
+        """By tensor the lowest and highest value that is not clipped.
+
+        Args:
+            config: names the estimator.
+        """
+        if config.ranges == "min-max":
+            return dict(self.extremes)
+        if config.ranges == "mean-min-max":
+            return dict(self.mean)
+        choose = _CHOICES[config.ranges]
+        found = {
+            name: choose(histogram, self.symmetric, config.percentile)
+            for name, histogram in self.histograms.items()
+        }
+        return self.extremes | found
+
+
+def observe(
+    runner: Runner, feeds: Iterable[Arrays], *, symmetric: bool, histograms: bool = True
+) -> Observed:
+    """Look at every output of a model.
+
+    Args:
+        runner: a model whose outputs are the tensors of interest.
+        feeds: its inputs; iterated twice, or once without histograms, one at a time.
+        symmetric: ranges will be used as [-a, a].
+        histograms: whether they are wanted.
+
+    Raises:
+        UsageError: a tensor holds NaN or infinity; names it and the sample.
+    """
+    found, mean = _extremes(runner, feeds)
+    held: dict[str, Histogram] = {}
+    if histograms:
+        wide = {name: limits for name, limits in found.items() if limits[1] > limits[0]}
+        held = {name: Histogram(*_span(*limits, symmetric)) for name, limits in wide.items()}
+        for feed in feeds:
+            for name, value in runner(feed).items():
+                if name in held:
+                    flat = value.reshape(-1).astype(np.float64)
+                    held[name].add(np.abs(flat) if symmetric else flat)
+    return Observed(found, mean, held, symmetric)
+
+
 def estimate(
     runner: Runner, feeds: Iterable[Arrays], config: "PtqConfig", *, symmetric: bool
 ) -> dict[str, Limits]:
-    """The range of every output of a model.
+    """The range of every output of a model; see `observe`.
 
     Args:
         runner: a model whose outputs are the tensors of interest.
@@ -72,20 +134,8 @@ def estimate(
     Raises:
         UsageError: a tensor holds NaN or infinity; names it and the sample.
     """
-    found, mean = _extremes(runner, feeds)
-    if config.ranges == "min-max":
-        return found
-    if config.ranges == "mean-min-max":
-        return mean
-    wide = {name: limits for name, limits in found.items() if limits[1] > limits[0]}
-    held = {name: Histogram(*_span(*limits, symmetric)) for name, limits in wide.items()}
-    for feed in feeds:
-        for name, value in runner(feed).items():
-            if name in held:
-                flat = value.reshape(-1).astype(np.float64)
-                held[name].add(np.abs(flat) if symmetric else flat)
-    choose = _CHOICES[config.ranges]
-    return found | {n: choose(h, symmetric, config.percentile) for n, h in held.items()}
+    needed = config.ranges in _CHOICES
+    return observe(runner, feeds, symmetric=symmetric, histograms=needed).limits(config)
 
 
 def _extremes(

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from edgekit.lower import check
 from edgekit.progress import Progress
-from edgekit.quantize import dynamic
+from edgekit.quantize import bias, dynamic
 from edgekit.quantize.graph import Graph
 from edgekit.quantize.simulate import Simulation
 
@@ -42,15 +42,36 @@ class Partial:
     quantized: Quantized
 
 
-def static(reference: "onnx.ModelProto", model: "onnx.ModelProto") -> Partial:
+def static(
+    reference: "onnx.ModelProto",
+    model: "onnx.ModelProto",
+    feeds: Iterable[check.Arrays] | None = None,
+) -> Partial:
     """Layers with the weights and ranges of a network that was quantized whole.
 
     Args:
         reference: the float network.
         model: the same one quantized, from which the parameters come.
+        feeds: samples for the means that biases are corrected by; None: they are not.
     """
-    simulation = Simulation(reference, model)
+    means = None if feeds is None else _input_means(reference, list(feeds))
+    simulation = Simulation(reference, model, means)
     return Partial(simulation.layers, simulation.quantized)
+
+
+def _input_means(
+    reference: "onnx.ModelProto", feeds: Sequence[check.Arrays]
+) -> dict[str, NDArray[np.float64]]:
+    """The mean of each channel of what convolutions and matrix products with weights read."""
+    nodes = [n for n in reference.graph.node if n.op_type in {"Conv", "Gemm"}]
+    axes = {n.input[0]: 1 if n.op_type == "Conv" else -1 for n in nodes}
+    inputs = {i.name for i in reference.graph.input}
+    inner = {name: axis for name, axis in axes.items() if name not in inputs}
+    found = bias.channel_means(reference, inner, feeds) if inner else {}
+    for name in inputs.intersection(axes):
+        means = [bias.channel_mean(feed[name], axes[name]) for feed in feeds]
+        found[name] = np.asarray(np.mean(means, axis=0))
+    return found
 
 
 def of_dynamic(reference: "onnx.ModelProto", scheme: "IntegerScheme") -> Partial:
@@ -70,10 +91,16 @@ class Noise:
     Args:
         reference: the float network.
         feeds: the samples; iterated once for each network that is compared.
+        before: called before each network; may raise, to stop what measures many.
     """
 
-    def __init__(self, reference: "onnx.ModelProto", feeds: Iterable[check.Arrays]) -> None:
-        self._reference, self._feeds = reference, feeds
+    def __init__(
+        self,
+        reference: "onnx.ModelProto",
+        feeds: Iterable[check.Arrays],
+        before: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._reference, self._feeds, self._before = reference, feeds, before
 
     @cached_property
     def _outputs(self) -> list[check.Arrays]:
@@ -82,6 +109,7 @@ class Noise:
 
     def of(self, model: "onnx.ModelProto") -> float:
         """Noise power by signal power, mean over the floating outputs."""
+        self._before()
         run = check.onnx_runner(model.SerializeToString())
         signal: dict[str, float] = {}
         noise: dict[str, float] = {}

@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 PARENT, CHILD = "parent", "quantized"
 
+Decision = Literal["faster", "not slower", "within", "slower", "undecided"]
+
 
 @dataclass(frozen=True)
 class Accuracy:
@@ -43,8 +45,9 @@ class Latency:
 
     Attributes:
         label: `measured`, or `unavailable` with the reason in `said`.
-        passed: not slower than the gate allows, as far as was measured.
+        passed: shown to be no slower than the gate allows, or not measured.
         said: one clause for people.
+        verdict: what the comparison says of the gate; None where there was none.
         speedup: the parent's median by the model's.
         low: of its 95 % interval.
         high: of it.
@@ -55,6 +58,7 @@ class Latency:
     label: Literal["measured", "unavailable"]
     passed: bool
     said: str
+    verdict: Decision | None = None
     speedup: float | None = None
     low: float | None = None
     high: float | None = None
@@ -65,7 +69,10 @@ class Latency:
 def held(
     speedup: Any, verdict: str, allowed: float, medians: Mapping[str, float | None]
 ) -> Latency:
-    """Hold a comparison: what was seen to be slower fails, and what could not be told from it.
+    """Hold a comparison: a model passes where the whole interval is within what is allowed.
+
+    What could not be told from a slow-down does not pass: float32 is there, and is known. Whoever
+    wants the smaller file although it may be slower allows more with `slowdown`.
 
     Args:
         speedup: the figure, with `value`, `low` and `high`.
@@ -74,13 +81,21 @@ def held(
         medians: of parent and child, milliseconds.
     """
     ratio = speedup.value
-    seen = verdict == "slower" and ratio is not None and 1 / ratio - 1 > allowed
-    slower = seen or undecided(verdict, ratio, allowed)
+    found = decided(speedup, verdict, allowed)
     interval = "" if speedup.low is None else f" [{speedup.low:.2f}, {speedup.high:.2f}]"
+    figure = "no figure" if ratio is None else f"{ratio:.2f}x{interval}"
+    words = {
+        "faster": "faster",
+        "slower": "slower",
+        "within": "slower, within the gate",
+        "not slower": "not slower",
+        "undecided": "undecided, may be slower",
+    }
     return Latency(
         label="measured",
-        passed=not slower,
-        said=f"{verdict}: {ratio:.2f}x{interval}" if ratio is not None else "no figure",
+        passed=found not in {"slower", "undecided"},
+        said=f"{words[found]}: {figure}",
+        verdict=found,
         speedup=ratio,
         low=speedup.low,
         high=speedup.high,
@@ -89,12 +104,31 @@ def held(
     )
 
 
-def undecided(verdict: str, ratio: float | None, allowed: float) -> bool:
-    """Whether a model looks slower than allowed, in a run too noisy to say so."""
+def decided(speedup: Any, verdict: str, allowed: float) -> Decision:
+    """What a comparison says of the gate.
+
+    Args:
+        speedup: the figure, with `value` and `low`, the worst end of its 95 % interval.
+        verdict: `faster`, `slower` or `inconclusive`.
+        allowed: largest slow-down, as a fraction.
+
+    Returns:
+        `faster`; `not slower`: even the worst end is no slower than allowed, or than the least
+        difference that a benchmark calls one (3 %); `slower`, beyond the gate; `within` it; else
+        `undecided`.
+    """
     from edgekit.bench.api import LEAST_DIFFERENCE
 
-    looks = ratio is not None and 1 / ratio - 1 > max(allowed, LEAST_DIFFERENCE)
-    return verdict == "inconclusive" and looks
+    ratio, low = speedup.value, speedup.low
+    if ratio is None:
+        return "undecided"
+    if verdict == "faster":
+        return "faster"
+    if verdict == "slower":
+        return "slower" if 1 / ratio - 1 > allowed else "within"
+    if low is not None and low > 0 and 1 / low - 1 <= max(allowed, LEAST_DIFFERENCE):
+        return "not slower"
+    return "undecided"
 
 
 def structure(path: Path) -> str:

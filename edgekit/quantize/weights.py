@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.quantize import dialect
-from edgekit.quantize.graph import WEIGHTED, Graph, dequantize_linear, output_axis, quantize_linear
+from edgekit.quantize.arithmetic import dequantize_linear, quantize_linear
+from edgekit.quantize.graph import WEIGHTED, Graph, output_axis
 from edgekit.quantize.lint import over_seven_bits
 from edgekit.quantize.rules import Kind, Mended
 

@@ -13,8 +13,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgekit.graph.onnx_model import read_onnx
 from edgekit.quantize import bias, dialect
+from edgekit.quantize.arithmetic import dequantize_linear, quantize_linear
 from edgekit.quantize.config import PtqConfig
-from edgekit.quantize.graph import Graph, dequantize_linear, quantize_linear
+from edgekit.quantize.graph import Graph
 from edgekit.quantize.ptq import quantize_onnx
 from edgekit.target import IntegerScheme
 

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgekit.bench.runtimes import openvino as library
 from edgekit.lower.check import onnx_runner
-from edgekit.quantize.graph import quantize_linear
+from edgekit.quantize.arithmetic import quantize_linear
 from edgekit.quantize.lint import lint
 from edgekit.quantize.mend import mend
 from edgekit.target import IntegerScheme
