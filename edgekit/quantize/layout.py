@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.quantize import placement
+from edgekit.quantize import floats, placement
 from edgekit.quantize.graph import CONVOLUTIONS, MOVES, RECURRENT, WEIGHTED, Graph, attribute
 from edgekit.quantize.rules import Finding, found
 
@@ -233,6 +233,8 @@ def _activation(graph: Graph, node: "onnx.NodeProto") -> Iterator[Finding]:
 
 def _layer(graph: Graph, node: "onnx.NodeProto", scheme: "IntegerScheme") -> Iterator[Finding]:
     if not is_integer(graph, node):
+        if floats.concerns(scheme) and floats.is_taken(graph, node):
+            yield found("float-layer", node.name, f"The weights of {node.name!r} are float.")
         return
     if scheme.integer_outputs and node.op_type == "Conv" and not _integer_output(graph, node):
         message = f"The output of {node.op_type} {node.name!r} stays in float."

@@ -116,9 +116,16 @@ def _dequantizer(graph: Graph, node: "onnx.NodeProto") -> Iterator[Finding]:
     mine, other = graph.levels(node), graph.levels(quantize)
     if mine is None or other is None:
         return
-    if not all(np.array_equal(a.ravel(), b.ravel()) for a, b in zip(mine, other, strict=True)):
+    if not all(_agree(a.ravel(), b.ravel()) for a, b in zip(mine, other, strict=True)):
         message = f"Its scale or zero point differs from that of {quantize.name!r}."
         yield found("pair-mismatch", node.name, message)
+
+
+def _agree(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether levels are equal; one value stands for all channels."""
+    return np.array_equal(one, other) or (
+        1 in (one.size, other.size) and bool(np.all(one == other))
+    )
 
 
 def _activations(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgekit.quantize import dialect, layout, weights
+from edgekit.quantize import dialect, floats, layout, weights
 from edgekit.quantize.detect import QDQ
 from edgekit.quantize.graph import WEIGHTED, Graph
 from edgekit.quantize.lint import PER_CHANNEL_OPSET
@@ -351,6 +351,12 @@ def _gemm_bias(graph: Graph, scheme: "IntegerScheme") -> list[Mended]:
     return [Mended("gemm-bias", n.name, "rounding", what) for n in layers]
 
 
+def _float_layers(graph: Graph, scheme: "IntegerScheme") -> list[Mended]:
+    kept = floats.keep(graph) if floats.concerns(scheme) else []
+    what = "its input's scale written for each channel"
+    return [Mended("float-layer", name, "exact", what) for name in kept]
+
+
 def to_symmetric(graph: Graph, scheme: "IntegerScheme") -> dict[str, int]:
     """Write asymmetric activations symmetrically, with one scale for what a node joins.
 
@@ -379,4 +385,5 @@ STEPS: tuple[Step, ...] = (
     _shared_scales,
     weights.seven_bits,
     _gemm_bias,
+    _float_layers,
 )

@@ -32,6 +32,7 @@ from edgekit.quantize import (
     dialect,
     engine,
     equalize,
+    floats,
     lint,
     mend,
     placement,
@@ -153,6 +154,8 @@ def quantize_onnx(
         if scheme.quantize_bias and (count := dialect.integer_gemm_bias(Graph(made))):
             done["Gemm biases to int32"] = count
         shorten(Graph(made))
+        if floats.concerns(scheme) and (kept := floats.keep(Graph(made))):
+            done["layers kept in float for ONNX Runtime"] = len(kept)
         _lint(made, scheme)
         sqnr = noise_db(original, made, samples)
     warnings += [

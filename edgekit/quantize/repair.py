@@ -6,7 +6,7 @@ and only the best is quantized with. Where layers go back, the others keep their
 that would have to go back otherwise, where giving them back costs speed.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from glob import escape
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ _WORTH = 0.1  # how much faster an inaccurate start must be than one that holds,
 _COSTLY = 0.03  # of the whole latency: what a layer loses by int8 before it is worth a try without
 _CHEAP = 0.03  # of the speed: what layers in float may cost before AdaRound is worth its time
 _ROUNDED = 8  # layers that AdaRound is tried on, at most
+_LEFT = 0.25  # of what int8 saves: with less of it left, giving back more is not worth it
 
 
 def repaired_faster(ladder: "Ladder", best: Attempt, starts: Sequence[Attempt]) -> Attempt | None:
@@ -105,7 +106,7 @@ def best_ranges(ladder: "Ladder", start: Attempt) -> "Ranges | None":
     """
     from edgekit.graph.onnx_model import read_onnx, specs
     from edgekit.lower import check
-    from edgekit.quantize import bias, ranges, scales
+    from edgekit.quantize import bias, floats, ranges, scales
     from edgekit.quantize.ptq import read_samples
 
     source, made = ladder.source_of(start), read_onnx(start.path)
@@ -130,6 +131,8 @@ def best_ranges(ladder: "Ladder", start: Attempt) -> "Ranges | None":
         copy = read_onnx(start.path)
         chosen = seen.limits(start.config.model_copy(update={"ranges": name}))
         scales.set_ranges(Graph(copy), chosen, symmetric=symmetric)
+        if floats.concerns(ladder.scheme):
+            floats.keep(Graph(copy))
         if (found := noise.of(copy)) < least:
             least, best = found, name
     return best
@@ -171,7 +174,10 @@ def only_what_pays(ladder: "Ladder", start: Attempt) -> Attempt | None:
 
 
 def without_the_worst(ladder: "Ladder", start: Attempt) -> Attempt | None:
-    """Give the fewest layers back that make the model accurate, the worst first."""
+    """Give the fewest layers back that make the model accurate, the worst first.
+
+    It ends where less than a quarter of what int8 saves would be left.
+    """
     found, _ = _without_the_worst(ladder, start)
     return found if found is not None and found.passed else None
 
@@ -187,7 +193,8 @@ def _without_the_worst(ladder: "Ladder", start: Attempt) -> tuple[Attempt | None
     failed, count, best, again = 0, 1, start, False
     good: Attempt | None = None
     most = len(order) - 1  # without any layer in int8 it is the parent
-    while count <= most:
+    saved = _saved(ladder, start, within)
+    while count <= most and _left(saved, order[:count]) >= _LEFT:
         found = _giving_back(ladder, start, order[:count])
         if _accurate(found):
             good = found
@@ -209,6 +216,21 @@ def _without_the_worst(ladder: "Ladder", start: Attempt) -> tuple[Attempt | None
         else:
             failed = middle
     return good, order
+
+
+def _saved(ladder: "Ladder", start: Attempt, layers: Sequence[str]) -> dict[str, float]:
+    """What int8 saves in each layer: milliseconds where they were measured, else bytes."""
+    gains = ladder.gains(start)
+    if gains and any(gains.get(n, 0.0) > 0 for n in layers):
+        return {n: max(gains.get(n, 0.0), 0.0) for n in layers}
+    sizes = sensitivity.weight_bytes(ladder.source_of(start), layers)
+    return {n: float(floats - integers) for n, (floats, integers) in sizes.items()}
+
+
+def _left(saved: Mapping[str, float], given: Sequence[str]) -> float:
+    """The share of what int8 saves that is left when layers go back."""
+    total = sum(saved.values())
+    return 1 - sum(saved[n] for n in given) / total if total > 0 else 1.0
 
 
 def _rounded(

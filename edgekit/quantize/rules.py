@@ -267,6 +267,14 @@ _ALL = (
         _AGAIN,
     ),
     Rule(
+        "float-layer",
+        "warning",
+        "ONNX Runtime quantizes float weights between integers at load, with one scale for all"
+        " channels.",
+        "Write the scale before the layer once for each channel: the same numbers.",
+        ("exact",),
+    ),
+    Rule(
         "narrow-layer",
         "note",
         "With few channels the conversions cost more than the integer kernel saves.",

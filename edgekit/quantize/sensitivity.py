@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from edgekit.lower import check
 from edgekit.progress import Progress
-from edgekit.quantize import bias, dynamic
+from edgekit.quantize import dynamic
 from edgekit.quantize.graph import Graph
 from edgekit.quantize.simulate import Simulation
 
@@ -52,26 +52,12 @@ def static(
     Args:
         reference: the float network.
         model: the same one quantized, from which the parameters come.
-        feeds: samples for the means that biases are corrected by; None: they are not.
+        feeds: samples on which each layer's bias is corrected; None: it is not.
     """
-    means = None if feeds is None else _input_means(reference, list(feeds))
-    simulation = Simulation(reference, model, means)
+    simulation = Simulation(reference, model)
+    if feeds is not None:
+        simulation.correct(feeds)
     return Partial(simulation.layers, simulation.quantized)
-
-
-def _input_means(
-    reference: "onnx.ModelProto", feeds: Sequence[check.Arrays]
-) -> dict[str, NDArray[np.float64]]:
-    """The mean of each channel of what convolutions and matrix products with weights read."""
-    nodes = [n for n in reference.graph.node if n.op_type in {"Conv", "Gemm"}]
-    axes = {n.input[0]: 1 if n.op_type == "Conv" else -1 for n in nodes}
-    inputs = {i.name for i in reference.graph.input}
-    inner = {name: axis for name, axis in axes.items() if name not in inputs}
-    found = bias.channel_means(reference, inner, feeds) if inner else {}
-    for name in inputs.intersection(axes):
-        means = [bias.channel_mean(feed[name], axes[name]) for feed in feeds]
-        found[name] = np.asarray(np.mean(means, axis=0))
-    return found
 
 
 def of_dynamic(reference: "onnx.ModelProto", scheme: "IntegerScheme") -> Partial:

@@ -2,10 +2,7 @@
 
 It shows what one layer's quantization does to the network's outputs, without quantizing again: the
 weights, scales and zero points are those of a network that was quantized whole. Its biases are not:
-they make up for the layers before, too. Where biases are corrected, each layer's is shifted here by
-what its own rounding does to its mean: E[y_c] - E[y_q,c] = Σ_i (W - W_q)_ci E[x_i], without regard
-to padding (Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction",
-2019, section 4.2).
+each makes up for the layers before it, too. `correct` makes up for what a layer itself does.
 """
 
 from collections.abc import Iterable, Mapping
@@ -14,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.quantize.graph import Graph, attribute
+from edgekit.lower.check import Arrays
+from edgekit.quantize import bias, floats
+from edgekit.quantize.graph import Graph
 from edgekit.quantize.placement import insert_pairs, layers
 from edgekit.quantize.weights import constant_behind
 
@@ -28,22 +27,15 @@ class Simulation:
     Args:
         reference: the float network.
         model: the same network, quantized whole.
-        means: of the layers' inputs in the float network, by tensor: shape (channels,); biases are
-            shifted where they are given.
 
     Attributes:
         layers: names of the layers that can be simulated, in topological order.
         unknown: names of quantized layers that cannot.
     """
 
-    def __init__(
-        self,
-        reference: "onnx.ModelProto",
-        model: "onnx.ModelProto",
-        means: "Mapping[str, NDArray[np.float64]] | None" = None,
-    ) -> None:
+    def __init__(self, reference: "onnx.ModelProto", model: "onnx.ModelProto") -> None:
         self._reference = reference
-        graph, source = Graph(model), Graph(reference)
+        graph = Graph(model)
         known = {n.name: n for n in reference.graph.node}
         self._weights: dict[str, NDArray[np.float32]] = {}
         self._biases: dict[str, NDArray[np.float32]] = {}
@@ -58,12 +50,46 @@ class Simulation:
                 continue
             self.layers += (node.name,)
             self._weights[node.name] = value
-            shifted = _shifted(source, known[node.name], value, means or {})
-            if shifted is not None:
-                self._biases[node.name] = shifted
             pair = _input_pair(graph, node)
             if pair is not None:
                 self._pairs[node.name] = pair
+
+    def correct(self, feeds: Iterable[Arrays]) -> None:
+        """Shift each layer's bias by what its own rounding does to its mean, on float inputs.
+
+        Args:
+            feeds: samples; iterated once.
+        """
+        import onnx
+
+        made = onnx.ModelProto()
+        made.CopyFrom(self._reference)
+        graph = Graph(made)
+        beside: dict[str, tuple[str, str]] = {}
+        axes: dict[str, int] = {}
+        for node in list(graph.nodes):
+            if node.name not in self.layers or node.op_type not in {"Conv", "Gemm"}:
+                continue
+            copy = onnx.NodeProto()
+            copy.CopyFrom(node)
+            copy.name, copy.output[0] = f"{node.name}/alone", f"{node.output[0]}/alone"
+            weight = graph.unique(f"{node.input[1]}/simulated")
+            copy.input[1] = graph.set_array(weight, self._weights[node.name])
+            graph.add(copy)
+            beside[node.name] = node.output[0], copy.output[0]
+            axes |= dict.fromkeys(beside[node.name], 1 if node.op_type == "Conv" else -1)
+        graph.edit()
+        self._insert(graph, {f"{name}/alone": name for name in beside})
+        means = bias.channel_means(made, axes, feeds) if axes else {}
+        source = Graph(self._reference)
+        nodes = {n.name: n for n in source.nodes}
+        for name, (right, got) in beside.items():
+            node = nodes[name]
+            held = source.array(node.input[2]) if len(node.input) > 2 and node.input[2] else None
+            plain = all(a.name not in {"alpha", "beta"} or a.f == 1.0 for a in node.attribute)
+            if plain and (held is None or held.shape == means[right].shape):
+                base = 0.0 if held is None else held
+                self._biases[name] = np.asarray(base + means[right] - means[got], np.float32)
 
     def quantized(self, names: Iterable[str]) -> "onnx.ModelProto":
         """The float network with these layers quantized."""
@@ -83,40 +109,16 @@ class Simulation:
                 bias = graph.unique(f"{name}/bias/simulated")
                 node.input[2] = graph.set_array(bias, self._biases[name])
         graph.edit()
-        for name in names:
-            if name in self._pairs:
-                tensor = next(n.input[0] for n in graph.nodes if n.name == name)
-                insert_pairs(graph, {tensor: [(name, 0)]}, {tensor: self._pairs[name]})
+        self._insert(graph, {name: name for name in names})
+        floats.keep(graph)  # ONNX Runtime runs it
         return made
 
-
-def _shifted(
-    source: Graph,
-    node: "onnx.NodeProto",
-    quantized: "NDArray[np.float32]",
-    means: "Mapping[str, NDArray[np.float64]]",
-) -> "NDArray[np.float32] | None":
-    """A layer's bias, made up for what the rounding of its weights does to its mean."""
-    mean, weight = means.get(node.input[0]), source.array(node.input[1])
-    if node.op_type not in {"Conv", "Gemm"} or mean is None or weight is None:
-        return None
-    if any(a.name in {"alpha", "beta"} and a.f != 1.0 for a in node.attribute):
-        return None
-    lost = weight.astype(np.float64) - quantized
-    if node.op_type == "Gemm":
-        lost = lost if attribute(node, "transB", 0) else lost.T
-    else:
-        lost = lost.sum(axis=tuple(range(2, lost.ndim)))
-    outputs, inputs = lost.shape
-    groups = attribute(node, "group", 1) if node.op_type == "Conv" else 1
-    if mean.size != inputs * groups:
-        return None
-    own = np.repeat(mean.reshape(groups, inputs), outputs // groups, axis=0)
-    held = source.array(node.input[2]) if len(node.input) > 2 and node.input[2] else None
-    if held is not None and held.shape != (outputs,):
-        return None
-    base = np.zeros(outputs) if held is None else held
-    return np.asarray(base + (lost * own).sum(axis=1), np.float32)
+    def _insert(self, graph: Graph, layers: Mapping[str, str]) -> None:
+        """Put pairs before nodes: name of the node to the layer whose pair it is."""
+        for name, layer in layers.items():
+            if layer in self._pairs:
+                tensor = next(n.input[0] for n in graph.nodes if n.name == name)
+                insert_pairs(graph, {tensor: [(name, 0)]}, {tensor: self._pairs[layer]})
 
 
 def _input_pair(graph: Graph, node: "onnx.NodeProto") -> tuple[NDArray[Any], NDArray[Any]] | None:

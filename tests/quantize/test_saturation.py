@@ -1,5 +1,7 @@
 """Without VNNI, x86 kernels add pairs of u8·s8 products in 16 bits: 8-bit weights saturate there.
 
+With VNNI they do not: the same file is exact (`test_vnni.py` has other layers).
+
 The model runs with ONNX Runtime's integer kernels, with OpenVINO's, and in exact integers (NumPy).
 """
 
@@ -85,6 +87,11 @@ def openvino(made: onnx.ModelProto, folder: Path) -> np.ndarray:
     return np.asarray(compiled([image()])[compiled.output(0)])
 
 
+sums_in_32_bits = pytest.mark.skipif(
+    platform.machine() != "x86_64" or "vnni" not in FLAGS, reason="needs an x86 processor with VNNI"
+)
+
+
 @saturates
 @pytest.mark.parametrize("runtime", [onnxruntime, openvino])
 def test_eight_bits_saturate_and_seven_do_not(
@@ -100,3 +107,15 @@ def test_eight_bits_saturate_and_seven_do_not(
     assert [(m.rule, m.kind) for m in done] == [("weight-bits", "lossy")]
     np.testing.assert_array_equal(runtime(seven, tmp_path), exact(seven))
     np.testing.assert_allclose(exact(seven), right, atol=2 * OUT)
+
+
+@sums_in_32_bits
+@pytest.mark.parametrize("runtime", [onnxruntime, openvino])
+def test_eight_bits_are_exact_with_vnni(
+    runtime, schemes: dict[str, IntegerScheme], tmp_path: Path
+) -> None:
+    if runtime is openvino:
+        pytest.importorskip("openvino")
+    eight = model(127)
+    assert "weight-bits" not in [f.rule for f in lint(eight, schemes["ort-x86-vnni"])]
+    np.testing.assert_array_equal(runtime(eight, tmp_path), exact(eight))
