@@ -17,8 +17,9 @@ def sensitivity(
     by: Annotated[
         str,
         typer.Option(
-            help="What layers are ranked by: sqnr of the outputs, or the task's metric on the "
-            "evaluation split, which needs labels."
+            help="What layers are ranked by: sqnr of the outputs; the task's metric on the "
+            "evaluation split, which needs labels; or fisher, what the rounding of weights adds to "
+            "the loss, which needs a .pt2."
         ),
     ] = "sqnr",
     task: common.Task = "classification",
@@ -61,7 +62,8 @@ def _show(found: dict[str, Any]) -> None:
 
     console = common.out_console()
     table = Table(box=None, header_style="bold")
-    ranked = [] if found["by"] == "sqnr" else [f"{found['by']} drop alone"]
+    heads = {"sqnr": [], "fisher": ["loss added"]}
+    ranked = heads.get(found["by"], [f"{found['by']} drop alone"])
     for column in ("layer", "operator", *ranked, "SQNR alone", "float32", "int8", "bytes saved"):
         table.add_column(column, justify="left" if column in {"layer", "operator"} else "right")
     for row in found["layers"]:
@@ -69,7 +71,9 @@ def _show(found: dict[str, Any]) -> None:
         times = ("–" if ms is None else f"{ms:.4f} ms" for ms in both)
         sqnr = "equal" if row["sqnr_db"] is None else f"{row['sqnr_db']:.1f} dB"
         saved = f"{row['float_bytes'] - row['int8_bytes']:,}"
-        drop = [f"{row['drop']:+.4f}"] if ranked else []
+        drop = [f"{row['drop']:+.4f}"] if row["drop"] is not None else []
+        if found["by"] == "fisher":
+            drop = ["–" if row["fisher"] is None else f"{row['fisher']:.3g}"]
         table.add_row(Text(row["layer"]), row["op"], *drop, sqnr, *times, saved)
     console.print(table)
     whole = ", ".join(f"{n}: {db} dB" for n, db in found["output_sqnr_db"].items())

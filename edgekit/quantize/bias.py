@@ -3,8 +3,7 @@
 In topological order, b_c += E[y_float]_c - E[y_quantized]_c over calibration samples, with the
 corrections of all earlier layers in place; a bias is added where there is none (Nagel et al.,
 "Data-Free Quantization Through Weight Equalization and Bias Correction", 2019, section 4.2; the
-empirical form of its appendix). A layer that stays in float behind quantized activations is
-corrected too: their rounding shifts its mean as well.
+empirical form of its appendix).
 
 NNCF's own correction is switched off. Its fast variant feeds each layer one blob of channel means,
 which is wrong where padding matters, and skips a layer whose bias holds an exact zero; its full
@@ -20,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.lower import check
-from edgekit.quantize.graph import CONVOLUTIONS, WEIGHTED, Graph
+from edgekit.quantize.graph import CONVOLUTIONS, Graph
 from edgekit.quantize.placement import layers
 
 if TYPE_CHECKING:
@@ -45,14 +44,13 @@ def correct(
         advance: is told the share of the work done, after each layer.
 
     Returns:
-        How many layers were corrected, and the names of those that could not be: quantized layers,
-        and float ones that read what is quantized.
+        How many layers were corrected, and the names of those that could not be.
     """
     graph = Graph(model)
     known = {o for n in reference.graph.node for o in n.output}
     todo: list[str] = []
     left: list[str] = []
-    for node in _candidates(graph):
+    for node in layers(graph):
         (todo if node.output[0] in known and _can_hold_bias(graph, node) else left).append(
             node.name
         )
@@ -69,23 +67,6 @@ def correct(
         ahead.keep(tensor, values, [outputs[later] for later in todo[place + 1 :]])
         advance(1 / len(todo))
     return len(todo), left
-
-
-def _candidates(graph: Graph) -> "list[onnx.NodeProto]":
-    """Layers whose mean quantization shifts: quantized ones, and those that read what is behind."""
-    quantized = {n.name for n in layers(graph)}
-    shifted: set[str] = set()
-    found = []
-    for node in graph.nodes:
-        behind = not shifted.isdisjoint(node.input) or node.name in quantized
-        if not behind and node.op_type != "QuantizeLinear":
-            continue
-        if node.op_type == "QuantizeLinear" and graph.is_constant(node.input[0]):
-            continue
-        shifted.update(node.output)
-        if node.op_type in WEIGHTED and graph.weight(node) is not None:
-            found.append(node)
-    return found
 
 
 class _Ahead:

@@ -33,6 +33,8 @@ class PtqConfig(BaseModel):
         adaround: choose for each weight whether it is rounded up or down by what its layer gives
             out, not by what is nearer; minutes on a large network. Patterns, as of `exclude`, name
             the layers that need it.
+        per_channel: a scale for each output channel of a weight. One for the whole weight is less
+            accurate, and faster in small matrix products.
         minimum_channels: layers with fewer input or output channels than this stay in float32;
             integer kernels cost more than they save there. Of a grouped convolution one group's
             channels count, so 2 keeps depthwise convolutions in float32.
@@ -50,6 +52,7 @@ class PtqConfig(BaseModel):
     smooth_quant_alpha: float | None = Field(default=None, ge=0.0, le=1.0)
     equalize: bool = False
     adaround: bool | tuple[str, ...] = False
+    per_channel: bool = True
     minimum_channels: int = Field(default=1, ge=1)
 
 

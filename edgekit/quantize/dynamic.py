@@ -80,7 +80,7 @@ def quantize_dynamic(
     inputs, _ = specs(model)
     with read_samples(inputs, calibration, config, shown, said) as samples:
         with shown.task("quantize", None):
-            made = convert(model, scheme, left_out=ignored)
+            made = convert(model, scheme, left_out=ignored, per_channel=config.per_channel)
         sqnr = noise_db(model, made, samples)
         count = samples.count
     write_onnx(made, dst)
@@ -118,6 +118,7 @@ def convert(
     *,
     left_out: Collection[str] = (),
     only: Collection[str] | None = None,
+    per_channel: bool = True,
 ) -> "onnx.ModelProto":
     """Quantize layers of a model.
 
@@ -126,6 +127,7 @@ def convert(
         scheme: of the target.
         left_out: names of layers to leave in float.
         only: names of the only layers to quantize; None for all.
+        per_channel: a scale for each output channel of a weight, or one for all.
 
     Raises:
         PassError: ONNX Runtime's quantizer failed.
@@ -139,13 +141,13 @@ def convert(
     if not chosen:
         return copy
     split_gemms(Graph(copy), set(chosen))
-    made = _with_onnxruntime(copy, chosen, seven_bits=scheme.weight_bits == 7)
+    made = _with_onnxruntime(copy, chosen, scheme.weight_bits == 7, per_channel)
     made.producer_name = model.producer_name
     return made
 
 
 def _with_onnxruntime(
-    model: "onnx.ModelProto", chosen: list[str], *, seven_bits: bool
+    model: "onnx.ModelProto", chosen: list[str], seven_bits: bool, per_channel: bool
 ) -> "onnx.ModelProto":
     import onnx
 
@@ -160,7 +162,7 @@ def _with_onnxruntime(
                     model,
                     path,
                     op_types_to_quantize=["MatMul", "LSTM"],
-                    per_channel=True,
+                    per_channel=per_channel,
                     reduce_range=seven_bits,
                     weight_type=QuantType.QInt8,
                     nodes_to_quantize=chosen,

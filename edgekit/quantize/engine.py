@@ -105,7 +105,10 @@ def quantize(
         PassError: NNCF failed.
     """
     nncf = load_nncf()
-    from nncf.quantization.advanced_parameters import AdvancedSmoothQuantParameters
+    from nncf.quantization.advanced_parameters import (
+        AdvancedSmoothQuantParameters,
+        QuantizationParameters,
+    )
     from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
     alpha = -1.0 if config.smooth_quant_alpha is None else config.smooth_quant_alpha
@@ -121,6 +124,8 @@ def quantize(
         ),
         smooth_quant_alphas=AdvancedSmoothQuantParameters(convolution=-1.0, matmul=alpha),
     )
+    if not config.per_channel:
+        advanced.weights_quantization_params = QuantizationParameters(per_channel=False)
     preset = nncf.QuantizationPreset
     try:
         with quiet("nncf"):

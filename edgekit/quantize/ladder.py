@@ -101,6 +101,10 @@ class Ladder:
             self.attempt("as configured", kind, self.config, timed=True)
             for kind in self.kinds(method)
         ]
+        if "dynamic" in self.kinds(method) and self.config.per_channel:
+            # Small products are faster with one scale for each weight, if that is accurate enough.
+            whole = self.config.model_copy(update={"per_channel": False})
+            starts.append(self.attempt("one scale for each weight", "dynamic", whole, timed=True))
         held = [a for a in starts if a.passed]
         if held:
             best = max(held, key=speed)
@@ -251,7 +255,8 @@ class Ladder:
 
         source = self.source_of(start)
         if start.kind == "dynamic":
-            return sensitivity.of_dynamic(source, self.scheme)
+            each = start.config.per_channel
+            return sensitivity.of_dynamic(source, self.scheme, per_channel=each)
         feeds = self.ranked_on() if start.config.bias_correction else None
         return sensitivity.static(source, read_onnx(start.path), feeds)
 

@@ -42,6 +42,8 @@ class LayerRow:
         float_j: estimated joules in float32; None where the target publishes no rates.
         int8_j: in int8.
         drop: of the task's metric with this layer alone in int8; None where it was not asked for.
+        fisher: what the rounding of its weights adds to the loss, by the empirical Fisher matrix;
+            None where it was not asked for, or the module has no such weight.
     """
 
     node: str
@@ -56,6 +58,7 @@ class LayerRow:
     float_j: float | None = None
     int8_j: float | None = None
     drop: float | None = None
+    fisher: float | None = None
 
 
 def analyse(ladder: "Ladder", start: "Attempt", *, metric: bool = False) -> list[LayerRow]:

@@ -1,7 +1,7 @@
 """What the ladder does to a model that is slower than its parent, or inaccurate.
 
-Cheap things come first. Ranges are compared on a few samples in copies of the model that is there,
-and only the best is quantized with. Where layers go back, the others keep their ranges and weights
+Cheap things come first. Ranges are compared on a few samples, simulated in the float network, and
+only the best is quantized with. Where layers go back, the others keep their ranges and weights
 (`edgekit.quantize.reuse`). AdaRound, which takes longest, is left to the layers
 that would have to go back otherwise, where giving them back costs speed.
 """
@@ -93,7 +93,7 @@ def _settings(ladder: "Ladder", start: Attempt) -> Iterator[tuple[str, dict[str,
 
 
 def best_ranges(ladder: "Ladder", start: Attempt) -> "Ranges | None":
-    """The ranges with which a model's copy has less noise on a few samples than it has itself.
+    """The ranges with which a network has the least noise, simulated on a few samples.
 
     One pass over the calibration samples serves all of them.
 
@@ -102,11 +102,11 @@ def best_ranges(ladder: "Ladder", start: Attempt) -> "Ranges | None":
         start: a static attempt.
 
     Returns:
-        The best; None where none is better, or where the model's tensors are not the float ones.
+        The best; None where none is better, or where weights were scaled by SmoothQuant.
     """
     from edgekit.graph.onnx_model import read_onnx, specs
     from edgekit.lower import check
-    from edgekit.quantize import bias, floats, ranges, scales
+    from edgekit.quantize import bias, ranges, scales
     from edgekit.quantize.ptq import read_samples
 
     source, made = ladder.source_of(start), read_onnx(start.path)
@@ -123,19 +123,19 @@ def best_ranges(ladder: "Ladder", start: Attempt) -> "Ranges | None":
         ladder.progress.task("compare ranges", None),
     ):
         seen = ranges.observe(runner, samples, symmetric=symmetric)
-    noise = sensitivity.Noise(source, ladder.ranked_on(), ladder.deadline.check)
-    least, best = noise.of(made), None
-    for name in _RANGES:
-        if name == start.config.ranges:
-            continue
+    feeds = ladder.ranked_on()
+    noise = sensitivity.Noise(source, feeds, ladder.deadline.check)
+    corrected = feeds if start.config.bias_correction else None
+
+    def with_ranges(name: "Ranges") -> float:
         copy = read_onnx(start.path)
         chosen = seen.limits(start.config.model_copy(update={"ranges": name}))
         scales.set_ranges(Graph(copy), chosen, symmetric=symmetric)
-        if floats.concerns(ladder.scheme):
-            floats.keep(Graph(copy))
-        if (found := noise.of(copy)) < least:
-            least, best = found, name
-    return best
+        partial = sensitivity.static(source, copy, corrected)
+        return noise.of(partial.quantized(partial.layers))
+
+    best = min((start.config.ranges, *_RANGES), key=with_ranges)
+    return None if best == start.config.ranges else best
 
 
 def without_the_slow(ladder: "Ladder", best: Attempt) -> Attempt:
@@ -220,7 +220,8 @@ def _without_the_worst(ladder: "Ladder", start: Attempt) -> tuple[Attempt | None
 
 def _saved(ladder: "Ladder", start: Attempt, layers: Sequence[str]) -> dict[str, float]:
     """What int8 saves in each layer: milliseconds where they were measured, else bytes."""
-    gains = ladder.gains(start)
+    timed = next((a for a in ladder.tried if a.kind == start.kind and a.latency), start)
+    gains = ladder.gains(timed)
     if gains and any(gains.get(n, 0.0) > 0 for n in layers):
         return {n: max(gains.get(n, 0.0), 0.0) for n in layers}
     sizes = sensitivity.weight_bytes(ladder.source_of(start), layers)

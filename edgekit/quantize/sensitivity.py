@@ -60,15 +60,21 @@ def static(
     return Partial(simulation.layers, simulation.quantized)
 
 
-def of_dynamic(reference: "onnx.ModelProto", scheme: "IntegerScheme") -> Partial:
+def of_dynamic(
+    reference: "onnx.ModelProto", scheme: "IntegerScheme", *, per_channel: bool = True
+) -> Partial:
     """Layers that ONNX Runtime quantizes at each run.
 
     Args:
         reference: the float network, prepared, its recurrent weights folded.
         scheme: of the target.
+        per_channel: a scale for each output channel of a weight, or one for all.
     """
     names = tuple(n.name for n in dynamic.layers(reference))
-    return Partial(names, lambda only: dynamic.convert(reference, scheme, only=set(only)))
+    return Partial(
+        names,
+        lambda only: dynamic.convert(reference, scheme, only=set(only), per_channel=per_channel),
+    )
 
 
 class Noise:

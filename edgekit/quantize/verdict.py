@@ -108,23 +108,23 @@ def decided(speedup: Any, verdict: str, allowed: float) -> Decision:
     """What a comparison says of the gate.
 
     Args:
-        speedup: the figure, with `value` and `low`, the worst end of its 95 % interval.
+        speedup: the figure, with `value` and the ends of its 95 % interval, `low` and `high`.
         verdict: `faster`, `slower` or `inconclusive`.
         allowed: largest slow-down, as a fraction.
 
     Returns:
-        `faster`; `not slower`: even the worst end is no slower than allowed, or than the least
-        difference that a benchmark calls one (3 %); `slower`, beyond the gate; `within` it; else
-        `undecided`.
+        `faster`; `not slower`: equal speed lies within the interval, and even its worst end is no
+        slower than allowed, or than the least difference that a benchmark calls one (3 %);
+        `slower`, beyond the gate, be it by little; `within` it; else `undecided`.
     """
     from edgekit.bench.api import LEAST_DIFFERENCE
 
-    ratio, low = speedup.value, speedup.low
+    ratio, low, high = speedup.value, speedup.low, speedup.high
     if ratio is None:
         return "undecided"
     if verdict == "faster":
         return "faster"
-    if verdict == "slower":
+    if verdict == "slower" or (high is not None and high < 1):
         return "slower" if 1 / ratio - 1 > allowed else "within"
     if low is not None and low > 0 and 1 / low - 1 <= max(allowed, LEAST_DIFFERENCE):
         return "not slower"

@@ -176,6 +176,15 @@ OTHERS = {  # for dialects besides TensorRT's, with the faults that only they ha
             helper.make_node("Softmax", ["c"], ["y"], "y"),
         ],
     ),
+    "float-layer": (
+        "ort-x86-avx2",
+        [
+            *pair("x", "s", "u0", "d"),
+            conv("d", "wf", "c"),
+            *pair("c", "s", "u0", "e"),
+            relu("e"),
+        ],
+    ),
 }
 
 

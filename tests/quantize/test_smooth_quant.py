@@ -13,6 +13,7 @@ from edgekit.graph.capture import capture
 from edgekit.graph.onnx_model import read_onnx, specs
 from edgekit.lower.export import export_onnx
 from edgekit.metrics import Task
+from edgekit.quantize import repair
 from edgekit.quantize.config import GuardGate, Place, PtqConfig
 from edgekit.quantize.guard import Judge
 from edgekit.quantize.ladder import Ladder
@@ -71,10 +72,10 @@ def test_the_rung_mends_what_no_range_does_and_the_ladder_ends_there(ladder: Lad
     assert kept.passed
     assert kept.report.quantized == 2  # no layer went back
     others = [a for a in ladder.tried if a is not kept]
-    assert [a.rung for a in others] == [
-        "as configured", "ranges mse", "ranges percentile", "ranges kl"
-    ]  # fmt: skip
+    tried = [a.rung for a in others]
+    assert tried[0] == "as configured"
+    assert len(tried) <= 2  # the best of the ranges, where one is better than none
     assert max(a.accuracy.sqnr_db for a in others) < kept.accuracy.sqnr_db - 15
     (softmax,) = (n for n in ladder.reference.graph.node if n.op_type == "Softmax")
     softmax.op_type = "Sigmoid"  # no attention: nothing to smooth for
-    assert "SmoothQuant" not in dict(ladder._settings(others[0]))
+    assert "SmoothQuant" not in dict(repair._settings(ladder, others[0]))
