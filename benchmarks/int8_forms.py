@@ -14,13 +14,15 @@ import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from quantization import target, written
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 HERE = Path(__file__).parent
 RESULTS = {"x86-avx2": "int8_forms", "x86-vnni": "int8_forms-vnni"}
@@ -73,7 +75,7 @@ STATIC = {
 def floats(layer: Layer) -> onnx.ModelProto:
     """The layers in float32."""
     rng = np.random.default_rng(0)
-    arrays: dict[str, NDArray[Any]] = {}
+    arrays: "dict[str, NDArray[Any]]" = {}
     nodes, tensor = [], "x"
     for i in range(1 if layer.op == "LSTM" else DEPTH):
         fan = layer.weight[-1] if layer.op != "Conv" else int(np.prod(layer.weight[1:]))
@@ -103,7 +105,7 @@ def static(layer: Layer, activation: str, weight: str, per_channel: bool) -> onn
     model = floats(layer)
     arrays = {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
     nodes: list[onnx.NodeProto] = []
-    held: dict[str, NDArray[Any]] = {
+    held: "dict[str, NDArray[Any]]" = {
         "s": np.array(0.05, np.float32), "z": np.array(128 if activation == UNSIGNED else 0,
         activation),
     }  # fmt: skip

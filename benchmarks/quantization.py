@@ -6,8 +6,8 @@
 For each network of `quantization_models.py`: float32; ONNX Runtime's `quantize_static`, NNCF's
 `quantize` and Olive's `olive quantize`, each with its defaults and the same calibration samples
 where it takes any; and edgekit's `quantize` with its defaults, guard on, for x86-vnni where the
-processor has VNNI and x86-avx2 where it has not. Olive is run in an environment of its own, since it
-does not install beside NNCF: `--olive-python` names it.
+processor has VNNI and x86-avx2 where it has not. Olive is run in an environment of its own, since
+it does not install beside NNCF: `--olive-python` names it.
 
 Every tool's file is judged on the same test samples, which no tool has seen, and all files of a
 network are timed in one interleaved benchmark, one thread, one sample at a time. Rows are kept as
@@ -433,7 +433,8 @@ def main() -> None:
             if options.out.exists():  # another run may have measured another network meanwhile
                 found["rows"] = json.loads(options.out.read_text())["rows"]
             others = [r for r in found["rows"] if r["network"] != name]
-            found["rows"] = [*others, *rows]
+            order = {each: i for i, each in enumerate(CASES)}
+            found["rows"] = sorted([*others, *rows], key=lambda r: order[r["network"]])
             text = json.dumps(found).replace('{"network"', '\n{"network"')
             options.out.write_text(text + "\n")
 

@@ -51,7 +51,7 @@ def test_every_dialect_is_named_as_its_file_and_used(name: str) -> None:
 
 def test_what_was_never_tried_says_so() -> None:
     found = {n for n in target.dialects() if target.IntegerScheme.model_validate(n).unverified}
-    assert found == {"dla", "ort-arm64", "ort-x86-vnni"}
+    assert found == {"dla", "ort-arm64"}
 
 
 def test_an_unknown_dialect_names_the_others(tmp_path: Path) -> None:
