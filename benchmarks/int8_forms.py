@@ -75,7 +75,7 @@ STATIC = {
 def floats(layer: Layer) -> onnx.ModelProto:
     """The layers in float32."""
     rng = np.random.default_rng(0)
-    arrays: "dict[str, NDArray[Any]]" = {}
+    arrays: dict[str, NDArray[Any]] = {}
     nodes, tensor = [], "x"
     for i in range(1 if layer.op == "LSTM" else DEPTH):
         fan = layer.weight[-1] if layer.op != "Conv" else int(np.prod(layer.weight[1:]))
@@ -105,7 +105,7 @@ def static(layer: Layer, activation: str, weight: str, per_channel: bool) -> onn
     model = floats(layer)
     arrays = {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
     nodes: list[onnx.NodeProto] = []
-    held: "dict[str, NDArray[Any]]" = {
+    held: dict[str, NDArray[Any]] = {
         "s": np.array(0.05, np.float32), "z": np.array(128 if activation == UNSIGNED else 0,
         activation),
     }  # fmt: skip

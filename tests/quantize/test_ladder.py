@@ -358,18 +358,35 @@ def test_layers_go_back_without_calibrating_the_others_again(make: Make, tmp_pat
 
 
 def test_the_best_ranges_are_found_on_a_few_samples(make: Make, tmp_path: Path) -> None:
-    """A far channel that nobody reads: to clip it is best; without it nothing is better by far."""
-    path = chain(tmp_path / "m.onnx", ["Relu"] * 2, {1: 3000.0}, mattering=False)
-    ladder = make(path)
+    """One calibration sample is far out, and none of those that the ranges are compared on."""
+    path = chain(tmp_path / "m.onnx", ["Relu"] * 2, {}, mattering=True)
+    ladder = make(path, bias_correction=False)  # the sample is in its means too
+    plain = ladder.calibration
+
+    def calibration():
+        for i, batch in enumerate(plain()):
+            yield {name: value * (100 if i == 20 else 1) for name, value in batch.items()}
+
+    ladder.calibration = calibration
     start = ladder.attempt("as configured", "static", ladder.config)
     chosen = repair.best_ranges(ladder, start)
     assert chosen is not None
     found = {
-        name: ladder.attempt(name, "static", PtqConfig(ranges=name)).accuracy.sqnr_db
+        name: ladder.attempt(
+            name, "static", PtqConfig(ranges=name, bias_correction=False)
+        ).accuracy.sqnr_db
         for name in ("min-max", "mse", "percentile", "kl")
     }
     assert found[chosen] > found["min-max"] + 3
     assert found[chosen] >= max(found.values()) - 1
+
+
+def test_no_ranges_are_better_than_the_right_ones(make: Make, tmp_path: Path) -> None:
+    """What is far out is a whole channel: no range of the tensor mends that."""
+    path = chain(tmp_path / "m.onnx", ["Relu"] * 2, {1: 3000.0}, mattering=False)
+    ladder = make(path)
+    start = ladder.attempt("as configured", "static", ladder.config)
+    assert repair.best_ranges(ladder, start) is None
 
 
 def test_giving_back_ends_where_nothing_would_be_left_to_gain(make: Make, tmp_path: Path) -> None:

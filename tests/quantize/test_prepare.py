@@ -1,12 +1,14 @@
 """What stays in float: the excluded layers, and what stands between them."""
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
 from onnx import helper, numpy_helper
 
 from edgekit.quantize.config import PtqConfig
-from edgekit.quantize.prepare import exclusions
+from edgekit.quantize.prepare import exclusions, prepare
 from edgekit.target import IntegerScheme
 
 LIGHT = "the layers before or behind it stay in float"
@@ -52,3 +54,19 @@ def test_what_no_int8_layer_reads_or_makes_is_not_quantized(
 def test_tensorrt_places_its_pairs_by_rules_of_its_own(schemes: dict[str, IntegerScheme]) -> None:
     found = exclusions(NETWORK, PtqConfig(exclude=("a",)), schemes["tensorrt"])
     assert set(found) == {"a"}
+
+
+def test_an_old_opset_is_raised_and_it_is_said(residual: Path) -> None:
+    """Scales for each channel exist from opset 13 on."""
+    nodes = [helper.make_node("Gemm", ["x", "w", "b"], ["y"], "fc")]
+    shapes = {"x": [2, 4], "y": [2, 3]}
+    ends = {n: [helper.make_tensor_value_info(n, 1, s)] for n, s in shapes.items()}
+    arrays = {"w": np.ones((4, 3), np.float32), "b": np.ones(3, np.float32)}
+    held = [numpy_helper.from_array(v, k) for k, v in arrays.items()]
+    graph = helper.make_graph(nodes, "g", ends["x"], ends["y"], held)
+    old = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=7)
+    made, said = prepare(old)
+    assert next(o.version for o in made.opset_import if not o.domain) >= 13
+    assert "The opset was raised from 11 to 13." in said
+    _, said = prepare(onnx.load(residual))
+    assert not [w for w in said if "opset" in w]
