@@ -69,7 +69,12 @@ def test_the_metric_ranks_layers_where_there_are_labels(
 
 
 @pytest.mark.parametrize(
-    ("by", "message"), [("metric", "no targets"), ("fisher", "cannot be ranked by 'fisher'")]
+    ("by", "message"),
+    [
+        ("metric", "no targets"),
+        ("fisher", "needs gradients"),
+        ("hessian", "cannot be ranked by 'hessian'"),
+    ],
 )
 def test_what_cannot_rank_is_refused(
     model: Path, monkeypatch: pytest.MonkeyPatch, by: str, message: str
