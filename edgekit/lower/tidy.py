@@ -6,6 +6,7 @@ of the machine they ran on. The passes of onnxscript and onnx-ir do the work; th
 rules that they lack are here.
 """
 
+from string import ascii_lowercase
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,7 +23,8 @@ def tidy(model: "ir.Model") -> None:
 
     Folds constants and batch norm (W' = W·s, b' = (b - mean)·s + beta, s = gamma/√(var + eps)),
     turns Constant nodes into initializers, merges equal tensors and equal nodes, drops what nothing
-    reads, and writes means over the pixels as GlobalAveragePool.
+    reads, writes means over the pixels as GlobalAveragePool, and equations of Einsum in small
+    letters.
 
     Args:
         model: with functions or without; any opset from 13.
@@ -32,6 +34,7 @@ def tidy(model: "ir.Model") -> None:
 
     optimizer.optimize(model)
     pool_means(model)
+    spell_equations(model)
     _lay_out(model)
     Sequential(
         common.RemoveInitializersFromInputsPass(),
@@ -72,6 +75,33 @@ def pool_means(model: "ir.Model") -> int:
     for node in list(model.graph):
         if node.op_type == "ReduceMean" and node.domain == "" and _over_pixels(node):
             _pool(node)
+            count += 1
+    return count
+
+
+def spell_equations(model: "ir.Model") -> int:
+    """Write Einsum's equations in small letters and without spaces, in place.
+
+    ONNX allows both; TensorRT's parser takes neither.
+
+    Returns:
+        How many were rewritten.
+    """
+    import onnx_ir as ir
+
+    count = 0
+    for node in model.graph:
+        if node.op_type != "Einsum" or node.domain != "":
+            continue
+        before = node.attributes["equation"].as_string()
+        after = before.replace(" ", "")
+        letters = list(dict.fromkeys(filter(str.isalpha, after)))
+        if any(map(str.isupper, letters)) and len(letters) <= len(ascii_lowercase):
+            after = after.translate(
+                str.maketrans(dict(zip(letters, ascii_lowercase, strict=False)))
+            )
+        if after != before:
+            node.attributes["equation"] = ir.AttrString("equation", after)
             count += 1
     return count
 

@@ -1,5 +1,6 @@
 """Foreign ONNX files come out plain, and compute the same."""
 
+import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ from edgekit.errors import PassError, UsageError
 from edgekit.graph.onnx_model import specs
 from edgekit.lower import check
 from edgekit.lower.clean import clean_onnx
+from edgekit.lower.preflight import preflight
+from edgekit.target import load
 
 
 def constant(name: str, value: np.ndarray) -> onnx.NodeProto:
@@ -64,6 +67,29 @@ def test_a_mean_over_other_axes_is_left_alone(tmp_path: Path) -> None:
     foreign(src, axes=(1,))
     clean_onnx(src, dst)
     assert [n.op_type for n in onnx.load(dst).graph.node] == ["Conv", "ReduceMean"]
+
+
+@pytest.mark.parametrize(
+    ("equation", "plain"),
+    [("B Q c, B K c -> B Q K", "abc,adc->abd"), ("...Qc,...Kc->...QK", "...ab,...cb->...ac")],
+)
+def test_equations_are_spelt_as_tensorrt_reads_them(
+    tmp_path: Path, equation: str, plain: str
+) -> None:
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [2, rows, width])
+        for name, rows, width in (("q", 3, 5), ("k", 4, 5), ("y", 3, 4))
+    ]
+    node = helper.make_node("Einsum", ["q", "k"], ["y"], equation=equation)
+    graph = helper.make_graph([node], "attention", ends[:2], ends[2:])
+    opset = helper.make_opsetid("", 17)
+    path = tmp_path / "einsum.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=9), path)
+    clean_onnx(path, tmp_path / "clean.onnx")  # it compares the numbers itself
+    (made,) = onnx.load(tmp_path / "clean.onnx").graph.node
+    assert made.attribute[0].s.decode() == plain
+    if importlib.util.find_spec("tensorrt_rtx"):
+        assert not preflight(tmp_path / "clean.onnx", load("rtx")).findings
 
 
 def test_a_clean_file_stays_as_it_is(tmp_path: Path) -> None:
