@@ -142,11 +142,15 @@ def pruned_fashion(network: str) -> Callable[[argparse.Namespace, int], Case]:
     return case
 
 
-def hints(options: argparse.Namespace, seed: int) -> Case:
-    """The depthwise student again, for what layers inside bring, side by side on one processor."""
-    found = pruned_fashion("depthwise")(options, seed)
-    what = f"{found.measure} of `depthwise` at {SHARE:.0%} of its MACs"
-    return replace(found, measure=what, methods=HINTED)
+def hinted(network: str, methods: tuple[str, ...]) -> Callable[[argparse.Namespace, int], Case]:
+    """The student again, for what layers inside bring, side by side on one processor."""
+
+    def case(options: argparse.Namespace, seed: int) -> Case:
+        found = pruned_fashion(network)(options, seed)
+        what = f"{found.measure} of `{network}` at {SHARE:.0%} of its MACs"
+        return replace(found, measure=what, methods=methods)
+
+    return case
 
 
 def without_labels(share: float, *, real: bool) -> Callable[[argparse.Namespace, int], Case]:
@@ -379,7 +383,8 @@ def minilm(options: argparse.Namespace, _: int) -> Case:
 CASES: dict[str, Callable[[argparse.Namespace, int], Case]] = {
     "resnet8": pruned_fashion("resnet8"),
     "depthwise": pruned_fashion("depthwise"),
-    "hints": hints,
+    "hints": hinted("depthwise", HINTED),
+    "hints-resnet8": hinted("resnet8", HINTED[:3]),
     "synthetic-25": without_labels(0.25, real=False),
     "unlabelled-25": without_labels(0.25, real=True),
     "synthetic-6": without_labels(SHARE, real=False),
@@ -392,6 +397,7 @@ EPOCHS = {
     "resnet8": fashion.EPOCHS,
     "depthwise": fashion.EPOCHS,
     "hints": fashion.EPOCHS,
+    "hints-resnet8": fashion.EPOCHS,
     "synthetic-25": 20,
     "unlabelled-25": 20,
     "synthetic-6": 20,
