@@ -44,12 +44,8 @@ def share(text: str, option: str) -> float:
         UsageError: it is not a number from 0; or it is 1 or more without a `%`, which could mean
             either.
     """
-    number, percent, rest = text.strip().partition("%")
-    try:
-        value = float(number)
-    except ValueError:
-        value = math.nan
-    if rest or not math.isfinite(value) or value < 0:
+    value, percent = _percent(text)
+    if not math.isfinite(value) or value < 0:
         raise UsageError(f"{option} {text!r} is not a share.", "Write 5% or 0.05.")
     if percent:
         return value / 100
@@ -61,6 +57,16 @@ def share(text: str, option: str) -> float:
     return value
 
 
+def _percent(text: str) -> tuple[float, bool]:
+    """A number, NaN where it is none, and whether a `%` follows it."""
+    number, percent, rest = text.strip().partition("%")
+    try:
+        value = math.nan if rest else float(number)
+    except ValueError:
+        value = math.nan
+    return value, bool(percent)
+
+
 def part(text: str, option: str) -> float:
     """Read a part of a whole such as `0.99`, `99%` or `1`, as a fraction.
 
@@ -68,15 +74,11 @@ def part(text: str, option: str) -> float:
         UsageError: it is not a number above 0 and at most 1: such a limit never fails, or is never
             held.
     """
-    number, percent, rest = text.strip().partition("%")
-    try:
-        value = float(number)
-    except ValueError:
-        value = math.nan
+    value, percent = _percent(text)
     fraction = value / 100 if percent else value
-    if not rest and 0 < fraction <= 1:
+    if 0 < fraction <= 1:
         return fraction
-    known = not (rest or percent) and 1 < value <= 100
+    known = not percent and 1 < value <= 100
     raise UsageError(
         f"{option} {text!r} is not a share: above 0 and at most 1.",
         f"Write {value:g}% or {value / 100:.10g}." if known else "Write 99% or 0.99.",
