@@ -61,6 +61,7 @@ class DataShares(Pass):
                 since an interrupted run.
             PassError: the processes do not see the same files.
         """
+        from edgekit.evaluate import fixed_batch
         from edgekit.passes.keeping import keep_of
 
         if context.data is None:
@@ -73,9 +74,10 @@ class DataShares(Pass):
             context.notes["history"] = history.to_dict()
             return program
         done = _Done(keep, config, context, whole)
+        size = (fixed_batch(artifact) or config.batch_size) * config.accumulate
         for share in self.data_shares[len(done.rows) :]:
             part = whole.part(share, context.seed)
-            longer = _longer(config, whole, part, done.world)
+            longer = _longer(config, whole, part, size * done.world)
             program, history = train(part, longer, keep=_own(keep, share), **lent)
             done.add(_row(share, part, program, history, context))
         program, history = train(whole, config, keep=keep, **lent)
@@ -144,9 +146,15 @@ def _check(shares: tuple[float, ...], context: "Context", data: "Dataset") -> No
     data.part(shares[0], context.seed)  # the smallest
 
 
-def _longer(config: "TrainConfig", whole: "Dataset", part: "Dataset", world: int) -> "TrainConfig":
-    """As many steps on the part as on the whole; whatever counts epochs is stretched with them."""
-    size = config.batch_size * config.accumulate * world
+def _longer(config: "TrainConfig", whole: "Dataset", part: "Dataset", size: int) -> "TrainConfig":
+    """As many steps on the part as on the whole; whatever counts epochs is stretched with them.
+
+    Args:
+        config: the settings for the whole.
+        whole: all samples.
+        part: a share of them.
+        size: samples of a step, over all processes.
+    """
     left = 1 - config.validation
     steps = [max(1, -(-round(d.count("train") * left) // size)) for d in (whole, part)]
     ratio = steps[0] / steps[1]

@@ -66,6 +66,20 @@ def test_each_share_takes_as_many_steps_and_the_whole_is_the_result(run, blobs) 
     assert "data_shares" not in plain
 
 
+def test_a_network_with_a_batch_of_its_own_takes_as_many_steps_with_each_share(
+    program, mlp, blobs, tmp_path
+) -> None:
+    options = {"seed": 0, "task": Task(), "data": blobs}
+    start = save_program(
+        program(mlp(outputs=3), 2, batch=2), Context(out=tmp_path, **options), made_by="capture"
+    )
+    (tmp_path / "out").mkdir()
+    context = Context(out=tmp_path / "out", original=start, cache=tmp_path / "cache", **options)
+    FineTune(batch_size=64, epochs=1, data_shares=(0.1,)).run(start, context)
+    rows = context.notes["data_shares"]["rows"]
+    assert [r["epochs"] for r in rows] == [10, 1]  # of 10 and 100 steps of two samples
+
+
 def test_an_interrupted_run_goes_on_with_the_share_it_was_in(
     run, blobs, dataset, monkeypatch, tmp_path
 ) -> None:
